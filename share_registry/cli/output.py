@@ -52,6 +52,7 @@ _PHRASES: Final = (
     (r"open it with mode 'r'", "use verbs that only read"),
     (r"mode '([crw])'", r"a verb that opens it with mode \1"),
     (r"Give None for all", "Give 0 for all"),
+    (r"Give None for as many", "Leave it out for as many"),
 )
 # A call of a method with texts alone: create_space('minilm', base_model='acme/minilm')
 _TEXT: Final = r"(?:[a-z_]+=)?'[^']*'"

@@ -140,6 +140,11 @@ def derive_task(location: str) -> TaskName:
     """
     parts = _parts(location)
     name = _slug(parts[-1]) if parts else ""
+    if parts and _is_unspeakable(parts[-1]):
+        raise RefusedError(
+            f"no task name can be made of {parts[-1][:80]!r}: it has none of a-z and 0-9.",
+            hint="Name the task: task=...",
+        )
     if not name or _GENERIC.fullmatch(name):
         parent = next(_specific(parts[:-1]), "my-task")
         raise RefusedError(
@@ -156,8 +161,12 @@ def derive_task(location: str) -> TaskName:
 
 
 def derive_task_of_folders(parts: Sequence[str]) -> str | None:
-    """Derive a task name from the last of some folders whose name says something; None: none."""
-    return next(_specific(parts), None)
+    """Derive a task name from the last of some folders whose name says something; None: none.
+
+    None also where that is a name that no task can have.
+    """
+    unspeakable = [place for place, part in enumerate(parts) if _is_unspeakable(part)]
+    return next(_specific(parts[unspeakable[-1] + 1 if unspeakable else 0 :]), None)
 
 
 def _parts(location: str) -> list[str]:
@@ -170,6 +179,11 @@ def _specific(parts: Sequence[str]) -> Iterator[str]:
     for slug in map(_slug, reversed(parts)):
         if len(slug) > 1 and not _GENERIC.fullmatch(slug):
             yield slug
+
+
+def _is_unspeakable(part: str) -> bool:
+    """Tell whether a name says something in letters that no task name has."""
+    return not _slug(part) and any(map(str.isalnum, part))
 
 
 def _slug(text: str) -> str:

@@ -8,6 +8,7 @@ A list says it: one row an adapter, in the order of their versions.
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,10 @@ def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcom
     """
     if isinstance(source, ImportSource):
         return [source]
+    ensure(
+        not (is_directory(source) and not os.fspath(source)),
+        InvalidInputError("a source is an empty text.", hint="Give . for this directory."),
+    )
     folder = Path(source) if is_directory(source) else None
     if folder is None or outside.kind(folder) is not Kind.DIRECTORY:
         return [ImportSource(adapter=source)]
@@ -98,6 +103,10 @@ def read_list(path: Path, *, outside: Outside) -> list[ImportSource]:
     ensure(
         outside.exists(path),
         NotFoundError(f"the list {path} is not there.", hint="Give the path of a CSV file."),
+    )
+    ensure(
+        outside.kind(path) is Kind.FILE,
+        InvalidInputError(f"the list {path} is no file.", hint="Give the path of a CSV file."),
     )
     content = outside.read(path, limit=_MAX_LIST_BYTES)
     try:
@@ -143,7 +152,11 @@ def _source_of(row: Mapping[str | None, Any], where: str, folder: Path) -> Impor
     # the key None has cells behind the last column, a value None is a cell that is not there
     ensure(
         None not in row and None not in row.values(),
-        InvalidInputError(f"{where} has another number of cells than the first row.", hint=_HINT),
+        InvalidInputError(
+            f"{where} has another number of cells than the first row, which has "
+            f"{sum(column is not None for column in row)}.",
+            hint="Cells are parted by commas; put a text with a comma between double quotes.",
+        ),
     )
     cells = {str(column): str(cell).strip() for column, cell in row.items()}
     place = cells["source"]

@@ -105,7 +105,8 @@ def serve() -> None:
     gc.enable()
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    with suppress(EOFError), requests, answers:
+    # who asked may be gone, killed in the middle of a call
+    with suppress(EOFError, BrokenPipeError), requests, answers:
         opened, arguments = pickle.load(requests)  # noqa: S301
         with closing(opened(*arguments)) as resource:
             while True:

@@ -134,7 +134,14 @@ class ImportReport(Shown):
         )
         refused = self.of(ImportStatus.REFUSED)
         table = Table.of(
-            ({"refused": each.source, "reason": first_line(each.reason)} for each in refused),
+            (
+                {
+                    "refused": each.source,
+                    "reason": first_line(each.reason),
+                    "hint": first_line(each.hint),
+                }
+                for each in refused
+            ),
             stacked=True,
         )
         of = f" of {len(self.outcomes)}" if self.committed < len(self.outcomes) else ""

@@ -1,8 +1,7 @@
 """Import many adapters: the same for any number of workers, once each, whatever happens."""
 
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +21,6 @@ from share_registry.registry.commands import import_many as importing, import_re
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.prepare import publish_prepared
-from share_registry.registry.commands.workers import WorkerProcesses
 from share_registry.registry.context import Context
 from share_registry.values.imports import ImportReport, ImportSource, ImportStatus
 from tests.registry.conftest import Open
@@ -123,57 +121,6 @@ def test_errors_are_what_exports_show(tmp_path: Path, folder: Path) -> None:
         )
 
 
-def _die_once(context: Context, flag: str, number: int) -> int:
-    """Kill the own process at the third call of all, once."""
-    if number == 2 and not Path(flag).exists():
-        Path(flag).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def _die(context: Context, number: int) -> int:
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def test_a_worker_that_is_killed_is_asked_again(tmp_path: Path) -> None:
-    with sr.Registry.open(tmp_path / "registry") as registry:
-        place = registry.context.place
-        assert place is not None
-        with WorkerProcesses(place, 2, device="cpu", preload=__name__) as workers:
-            calls = [(str(tmp_path / "flag"), number) for number in range(6)]
-            assert list(workers.run(_die_once, calls)) == list(range(6))
-            first, second, third = workers.run(_die, [(0,), (1,), (2,)])
-            assert (first, third) == (0, 2)
-            assert isinstance(second, sr.RefusedError)
-            assert "signal 9" in second.message
-            # they end with the import, also those of which nothing is heard
-            pids = [process._process.pid for process in workers._all]
-        for pid in pids:
-            with pytest.raises(ProcessLookupError):
-                os.kill(pid, 0)
-
-
-def _sleep(context: Context, seconds: float) -> None:
-    time.sleep(seconds)
-
-
-def test_workers_end_in_the_middle_of_a_call_and_are_not_started_again(tmp_path: Path) -> None:
-    with sr.Registry.open(tmp_path / "registry") as registry:
-        place = registry.context.place
-        assert place is not None
-        workers = WorkerProcesses(place, 2, device="cpu", preload=__name__)
-        with workers:
-            list(workers.run(_sleep, [(0.0,), (0.0,)]))
-            workers.run(_sleep, [(600.0,)] * 3)
-            pids = [process._process.pid for process in workers._all]
-        assert {process._process.pid for process in workers._all} <= {*pids}
-        for pid in pids:
-            with pytest.raises(ProcessLookupError):
-                os.kill(pid, 0)
-
-
 def test_a_trial_that_fails_keeps_nothing_from_being_imported(
     registry: sr.Registry,
     folder: Path,
@@ -186,6 +133,47 @@ def test_a_trial_that_fails_keeps_nothing_from_being_imported(
     monkeypatch.setattr(import_refits, "overridden", locked)
     assert registry.import_many(folder, workers=1).committed == COUNT
     assert "the catalog is locked" in caplog.text
+
+
+def test_a_dry_run_takes_and_refuses_what_the_import_does(
+    registry: sr.Registry, folder: Path, tmp_path: Path
+) -> None:
+    for name, donor in (("t01", "t00"), ("t03", "t02")):
+        (folder / name / TENSORS).write_bytes((folder / donor / TENSORS).read_bytes())
+    rows = [
+        sr.ImportSource(adapter=folder / "t00", task="a"),
+        # the same once more, then one that is made from it, and one of another width
+        sr.ImportSource(adapter=folder / "t01", task="a"),
+        sr.ImportSource(adapter=folder / "t02", task="b", derived_from=["a@v1"]),
+        sr.ImportSource(
+            adapter=write_planted(tmp_path / "narrow", 1, modules=2, width=48)["t00"], task="c"
+        ),
+    ]
+    dry = registry.import_many(rows[:3], workers=1, dry_run=True)
+    assert _statuses(dry) == ["new", "unchanged", "new"]
+    assert _statuses(registry.import_many(rows[:3], workers=1)) == [
+        "committed",
+        "unchanged",
+        "committed",
+    ]
+    for dry_run in (True, False):
+        (outcome,) = registry.import_many(rows[3:], workers=1, dry_run=dry_run).outcomes
+        assert "is 48 x 48, in space 'tiny' it is 64 x 64" in outcome.reason
+
+
+def test_what_is_no_list_and_no_source_is_refused(registry: sr.Registry, folder: Path) -> None:
+    with pytest.raises(sr.InvalidInputError, match="is no file"):
+        registry.import_many(from_file=folder)
+    with pytest.raises(sr.InvalidInputError, match="empty text"):
+        registry.import_many("")
+
+
+def test_a_folder_whose_name_no_task_can_have_is_not_called_by_another(
+    registry: sr.Registry, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "t00", tmp_path / "top" / "team" / "训练")
+    (outcome,) = registry.import_many(tmp_path / "top", workers=1).outcomes
+    assert "no task name can be made of '训练'" in outcome.reason
 
 
 SCRIPT = """

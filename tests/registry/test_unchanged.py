@@ -63,6 +63,22 @@ def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
     assert "tiny/@c2 holds this adapter already: labels, message not recorded" in caplog.text
 
 
+def test_what_was_said_at_the_commit_is_not_called_lost(
+    registry: sr.Registry, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    task, adapter = sorted(folders.items())[0]
+    said: dict[str, Any] = {"labels": {"a": "b"}, "metrics": {"f1": 0.1}, "message": "first"}
+    registry.commit(adapter, task="other", **said)
+    prepared = registry.prepare(adapter, task="new", labels=said["labels"])
+    registry.publish(prepared, message="published")
+    caplog.clear()
+    assert not registry.commit(adapter, task="other", **said).created
+    assert not registry.publish(prepared, message="published").created
+    assert not caplog.records
+    registry.commit(adapter, task="other", **said | {"metrics": {"f1": 0.2}})
+    assert "metrics not recorded" in caplog.text
+
+
 def test_adapters_of_several_commits_that_are_all_unchanged_make_none(
     registry: sr.Registry, folders: dict[str, Path]
 ) -> None:

@@ -4,11 +4,12 @@ Each is coded against what its space holds now. What the others will share with 
 known, so that the bytes are rather too many.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Final
 
 from share_registry.errors import ShareRegistryError
+from share_registry.names import parse_reference
 from share_registry.registry.arguments import Progress
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.import_work import Surveyed, measure, name_of
@@ -50,6 +51,18 @@ def estimate(
     progress: Progress | None,
 ) -> ImportEstimate:
     """Code a sample of the adapters that were surveyed, and say what all of them will take."""
+    surveyed = dict(surveyed)
+    outcomes = {
+        number: ImportOutcome(
+            source=name_of(sources[number]),
+            status=ImportStatus.UNCHANGED,
+            ref=f"{item.space}/{item.task}",
+            raw_bytes=item.raw_bytes,
+        )
+        for number, item in _repeated(surveyed)
+    }
+    for number in outcomes:
+        del surveyed[number]
     spaces = dict.fromkeys(item.space for item in surveyed.values())
     sample = [
         number
@@ -58,7 +71,12 @@ def estimate(
     ]
     measured = {space: _Measured() for space in spaces}
     refused: dict[int, ShareRegistryError] = {}
-    results = workers.run(measure, [(sources[number], request) for number in sample])
+    tasks = {(item.space, item.task) for item in surveyed.values()}
+    calls = [
+        (_without_parents(sources[number], surveyed[number].space, tasks), request)
+        for number in sample
+    ]
+    results = workers.run(measure, calls)
     for done, (number, result) in enumerate(zip(sample, results, strict=True), start=1):
         if progress is not None:
             progress("coding a sample", done, len(sample))
@@ -69,7 +87,7 @@ def estimate(
         of_space.raw_bytes += surveyed[number].raw_bytes
         of_space.added_bytes += result[0]
         of_space.seconds += result[1]
-    seconds, outcomes = 0.0, {}
+    seconds = 0.0
     for number, item in surveyed.items():
         if number in refused:
             continue
@@ -83,6 +101,23 @@ def estimate(
             raw_bytes=item.raw_bytes,
         )
     return ImportEstimate(outcomes=outcomes, refused=refused, seconds=seconds / workers.count)
+
+
+def _repeated(surveyed: Mapping[int, Surveyed]) -> Iterator[tuple[int, Surveyed]]:
+    """Yield adapters that are the one before them of their task."""
+    latest: dict[tuple[str, str], str] = {}
+    for number, item in surveyed.items():
+        key = (item.space, item.task)
+        if latest.get(key) == item.source_digest:
+            yield number, item
+        latest[key] = item.source_digest
+
+
+def _without_parents(source: ImportSource, space: str, tasks: Set[tuple[str, str]]) -> ImportSource:
+    """Return a source that is not derived from what comes with the same import."""
+    parents = [(ref, parse_reference(ref)) for ref in source.derived_from]
+    others = [ref for ref, parent in parents if (parent.space or space, parent.task) not in tasks]
+    return replace(source, derived_from=tuple(others))
 
 
 def _spread(numbers: Sequence[int]) -> list[int]:

@@ -7,7 +7,8 @@ that wave again. Such are few. Ray's tasks, which begin only when all of a wave 
 """
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -26,8 +27,8 @@ class RefitsBeside:
     def __init__(self, context: Context, options: CommitOptions) -> None:
         self._context = context
         self._options = options
-        self._thread = ThreadPoolExecutor(1)
-        self._running: Future[bool] | None = None
+        self._thread: Thread | None = None
+        self._refitted: SimpleQueue[bool] = SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -38,18 +39,23 @@ class RefitsBeside:
         __: BaseException | None,
         ___: TracebackType | None,
     ) -> None:
-        self._thread.shutdown()
+        if self._thread is not None:
+            self._thread.join()
 
     def begin(self, committed: Mapping[SpaceName, frozenset[TaskName]]) -> None:
         """Begin with the refits that tasks call for which were committed to some spaces."""
-        self._running = self._thread.submit(self._refit, committed)
+        self._thread = Thread(target=self._refit, args=(committed,))
+        self._thread.start()
 
     def end(self) -> bool:
         """Wait for those that were begun; tell whether a basis was made."""
-        running, self._running = self._running, None
-        return running is not None and running.result()
+        if self._thread is None:
+            return False
+        refitted = self._refitted.get()
+        self._thread = None
+        return refitted
 
-    def _refit(self, committed: Mapping[SpaceName, frozenset[TaskName]]) -> bool:
+    def _refit(self, committed: Mapping[SpaceName, frozenset[TaskName]]) -> None:
         from share_registry.algebra.threads import one_thread
         from share_registry.registry.commands.auto_refit import (
             apart_from_commit,
@@ -58,16 +64,18 @@ class RefitsBeside:
         from share_registry.registry.commands.spaces import existing_target
 
         refitted = False
-        for space, tasks in committed.items():
-            with one_thread(), apart_from_commit(space):
-                with self._context.reading() as session:
-                    policy = existing_target(session, space).policy
-                refitted |= refit_after_commit(
-                    self._context,
-                    space,
-                    overridden(policy, budget=self._options.budget, keep_original=None),
-                    self._context.author_of(self._options.author),
-                    basis=None,
-                    committed=tasks,
-                )
-        return refitted
+        try:
+            for space, tasks in committed.items():
+                with one_thread(), apart_from_commit(space):
+                    with self._context.reading() as session:
+                        policy = existing_target(session, space).policy
+                    refitted |= refit_after_commit(
+                        self._context,
+                        space,
+                        overridden(policy, budget=self._options.budget, keep_original=None),
+                        self._context.author_of(self._options.author),
+                        basis=None,
+                        committed=tasks,
+                    )
+        finally:
+            self._refitted.put(refitted)

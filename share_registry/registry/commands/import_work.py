@@ -15,6 +15,7 @@ from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.preconditions import check_options, is_kept_as_asked
 from share_registry.registry.commands.prepare import Prepared, prepare_source
 from share_registry.registry.commands.spaces import check_base, find_target, labels_known
+from share_registry.registry.commands.statements import check_shapes
 from share_registry.registry.context import Context
 from share_registry.values.imports import ImportSource
 from share_registry.values.policy import overridden
@@ -63,6 +64,8 @@ def survey(context: Context, source: ImportSource, request: ImportRequest) -> Su
             is_known=labels_known(session, context.store, target),
             allow_mismatch=options.allow_base_mismatch,
         )
+        if not target.new:
+            check_shapes(session, target.name, {task: adapter.layout})
         versions = lookups.versions_of_content(
             session, [target.name], source=adapter.source_digest, tensors="", task=task
         )

@@ -4,7 +4,7 @@ It is where its idempotency key was used before, or the same adapter is given ag
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from sys import float_info
 from typing import Any, Final
@@ -188,7 +188,17 @@ def commit_of_unchanged(
     for version in filter(None, latest.values()):
         check_expected(version.task, version.version, options.expected)
     number = max(numbers)
-    _warn_unrecorded(space, number, [options, *each.values()])
+    said = [(version, each[task]) for task, version in latest.items() if version is not None]
+    lost = {name for version, own in said for name in _unrecorded(store, version, (options, own))}
+    if lost:
+        _LOG.warning(
+            "%s/@c%d holds %s already: %s not recorded; annotate gives labels and metrics, "
+            "allow_duplicate makes new versions",
+            space,
+            number,
+            "this adapter" if len(said) == 1 else "these adapters",
+            ", ".join(sorted(lost)),
+        )
     return number
 
 
@@ -266,18 +276,23 @@ def _note_of(store: Store, version: TaskVersion) -> TaskNote:
     return (read_note(store, version.note_digest) or Note()).of(version.note_task)
 
 
-def _warn_unrecorded(space: SpaceName, number: CommitNumber, said: Sequence[CommitOptions]) -> None:
-    """Warn of what is said of a version that is there already: a commit is never changed."""
-    members = ("labels", "metrics", "message", "author", "derived_from")
-    lost = ", ".join(name for name in members if any(getattr(each, name) for each in said))
-    if lost:
-        _LOG.warning(
-            "%s/@c%d holds this adapter already: %s not recorded; "
-            "use annotate, or allow a duplicate to make a new version",
-            space,
-            number,
-            lost,
-        )
+def _unrecorded(store: Store, version: TaskVersion, said: Sequence[CommitOptions]) -> Iterator[str]:
+    """Yield what is said of a version that is there already and is not recorded with it."""
+    note = read_note(store, version.note_digest) or Note()
+    own = note.of(version.note_task)
+    labels = {each.name: each.value for each in own.labels}
+    metrics = {each.name: float(each.value) for each in own.metrics}
+    for options in said:
+        if not options.labels.items() <= labels.items():
+            yield "labels"
+        if not options.metrics.items() <= metrics.items():
+            yield "metrics"
+        if options.message and options.message != note.message:
+            yield "message"
+        if options.author and options.author != note.author:
+            yield "author"
+        if options.derived_from:
+            yield "derived_from"
 
 
 def warn_left_out(

@@ -7,9 +7,10 @@ takes too much memory) is started again and asked once more.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
-from threading import Lock
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -69,8 +70,26 @@ class ThisProcess:
         """Do nothing: a call begins when its result is asked for."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A call that a worker is to make, and where its outcome goes."""
+
+    number: int
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+    outcomes: "SimpleQueue[tuple[int, Any]]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException
+
+
 class WorkerProcesses:
     """Several processes of this machine; a context manager, they end with it.
+
+    Each has a thread here. Threads and the caller meet in queues alone, which an interrupt of the
+    caller leaves as they are.
 
     Args:
         place: The registry that each opens.
@@ -84,14 +103,15 @@ class WorkerProcesses:
         self._place = place
         self._device = device
         self._preload = preload
-        self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._all: set[WorkerProcess] = set()
-        self._threads = ThreadPoolExecutor(count)
-        self._futures: list[Future[Any]] = []
         self._starting = Lock()
         self._ends = False
-        for _ in range(count):
-            self._idle.put(self._start())
+        self._threads = [
+            Thread(target=self._serve, args=(self._start(),), daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -104,24 +124,30 @@ class WorkerProcesses:
     ) -> None:
         with self._starting:
             self._ends = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.give_up()
+        for _thread in self._threads:
+            self._calls.put(None)
         for process in list(self._all):
             process.close()
-        self._threads.shutdown()
+        for thread in self._threads:
+            thread.join()
 
     def run(
         self, function: Callable[..., _T], calls: Sequence[tuple[Any, ...]]
     ) -> "Iterator[_T | ShareRegistryError]":
-        """Yield what a function returns for every call, in order; all are begun at once."""
-        self._futures = [
-            self._threads.submit(self._call, function, arguments) for arguments in calls
-        ]
-        return (future.result() for future in self._futures)
+        """Yield what a function returns for every call, in order; all are asked for at once."""
+        outcomes: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        for number, arguments in enumerate(calls):
+            self._calls.put(
+                _Call(number=number, function=function, arguments=arguments, outcomes=outcomes)
+            )
+        return _in_order(outcomes, len(calls))
 
     def give_up(self) -> None:
         """Begin none of the calls any more that were given last."""
-        for future in self._futures:
-            future.cancel()
+        with suppress(Empty):
+            while True:
+                self._calls.get_nowait()
 
     def _start(self) -> WorkerProcess:
         with self._starting:
@@ -131,22 +157,41 @@ class WorkerProcesses:
             self._all.add(process)
         return process
 
-    def _call(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        process = self._idle.get()
+    def _serve(self, process: WorkerProcess) -> None:
+        """Have a process make calls until there are no more."""
+        while (call := self._calls.get()) is not None:
+            try:
+                process, outcome = self._make(process, call)
+            # it is raised where the outcome is asked for
+            except BaseException as error:  # noqa: BLE001
+                outcome = _Raised(error)
+            call.outcomes.put((call.number, outcome))
+
+    def _make(self, process: WorkerProcess, call: _Call) -> tuple[WorkerProcess, Any]:
+        """Return the outcome of a call, and the process that is there after it."""
         ended: object = None
-        try:
-            for _ in range(_TRIES):
-                try:
-                    return process.call(attempt, function, arguments)
-                except ProcessEndedError as error:
-                    ended = error
-                    self._all.discard(process)
-                    process.close()
-                    process = self._start()
-                    _LOG.warning("a worker ended (%s): it was started again", ended)
-        finally:
-            self._idle.put(process)
-        return RefusedError(
+        for _ in range(_TRIES):
+            try:
+                return process, process.call(attempt, call.function, call.arguments)
+            except ProcessEndedError as error:
+                ended = error
+                self._all.discard(process)
+                process.close()
+                process = self._start()
+                _LOG.warning("a worker ended (%s): it was started again", ended)
+        return process, RefusedError(
             f"the process that prepared it ended {_TRIES} times ({ended}).",
             hint="It may need more memory than there is: give fewer workers, or commit it alone.",
         )
+
+
+def _in_order(outcomes: "SimpleQueue[tuple[int, Any]]", count: int) -> Iterator[Any]:
+    """Yield outcomes as they were asked for. Raises what a call raised."""
+    there: dict[int, Any] = {}
+    for number in range(count):
+        while number not in there:
+            there.update([outcomes.get()])
+        outcome = there.pop(number)
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        yield outcome
