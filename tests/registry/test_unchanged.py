@@ -66,7 +66,7 @@ def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
 def test_what_was_said_at_the_commit_is_not_called_lost(
     registry: sr.Registry, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    task, adapter = sorted(folders.items())[0]
+    adapter = min(folders.items())[1]
     said: dict[str, Any] = {"labels": {"a": "b"}, "metrics": {"f1": 0.1}, "message": "first"}
     registry.commit(adapter, task="other", **said)
     prepared = registry.prepare(adapter, task="new", labels=said["labels"])
