@@ -36,7 +36,11 @@ def takes(**checks: Check) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
 
         @wraps(function)
         def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-            bound = signature_of().bind(*args, **kwargs)
+            try:
+                bound = signature_of().bind(*args, **kwargs)
+            except TypeError as error:
+                # as Python says it of a function that nothing is wrapped around
+                raise TypeError(f"{function.__qualname__}() {error}") from None
             parameters = signature_of().parameters
             for name in bound.arguments.keys() & checks.keys():
                 value = bound.arguments[name]
@@ -118,7 +122,7 @@ def path(name: str, value: Any) -> Any:
     """Check that a value is a path that a file can have; its letters need be no text."""
     plain = _plain_path(value)
     if not isinstance(plain, str):
-        raise wrong_kind(name, value, "a directory", "Give a path.")
+        raise wrong_kind(name, value, "a path", "Give a path.")
     if _NO_PATH.search(plain):
         raise wrong_kind(name, value, "a path", "A path has no NUL and no half character.")
     return value
