@@ -56,7 +56,8 @@ def collect_sources(
 def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcome]:
     """Return the adapters at a source: itself, or those below a directory that is none.
 
-    Of those whose names are not known to be of one task or of several, that they are refused.
+    Those without a name are refused, and those of which it is not known whether they are of one
+    task or of several.
 
     Raises NotFoundError where there are none, StoreError.
     """
@@ -83,13 +84,7 @@ def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcom
     )
     names = {path: _name_below(folder, path) for path in folders}
     times = Counter(names.values())
-    return [
-        _refused(path, name, times[name])
-        if name is not None and times[name] > 1
-        # one without a name is refused where it is read
-        else ImportSource(adapter=path, task=name, is_derived=True)
-        for path, name in names.items()
-    ]
+    return [_named(path, name, times[name]) for path, name in names.items()]
 
 
 def read_list(path: Path, *, outside: Outside) -> list[ImportSource]:
@@ -199,18 +194,21 @@ def _number(name: str, value: str, where: str) -> float:
         ) from error
 
 
-def _name_below(folder: Path, path: Path) -> str | None:
-    """Return the name of an adapter below a directory; None where no folder says one."""
+def _name_below(folder: Path, path: Path) -> str | RefusedError:
+    """Return the name of an adapter below a directory; where no folder says one, why not."""
     try:
         return derive_task(path.as_posix())
-    except RefusedError:
-        return derive_task_of_folders(path.relative_to(folder).parts)
+    except RefusedError as error:
+        return derive_task_of_folders(path.relative_to(folder).parts) or error
 
 
-def _refused(path: Path, name: str, times: int) -> ImportOutcome:
-    return ImportOutcome(
-        source=str(path),
-        status=ImportStatus.REFUSED,
-        reason=f"{times} adapters would be of task {name!r}, and their order is not known.",
-        hint="Name their tasks in a list, in the order of their versions: from_file=.",
-    )
+def _named(path: Path, name: str | RefusedError, times: int) -> ImportSource | ImportOutcome:
+    """Return an adapter under its name, refused where it has none or is one of several."""
+    if isinstance(name, RefusedError):
+        reason, hint = name.message, "Name its task in a list, a CSV file."
+    elif times == 1:
+        return ImportSource(adapter=path, task=name, is_derived=True)
+    else:
+        reason = f"{times} adapters would be of task {name!r}, and their order is not known."
+        hint = "Name their tasks in a list, a CSV file, in the order of their versions."
+    return ImportOutcome(source=str(path), status=ImportStatus.REFUSED, reason=reason, hint=hint)

@@ -60,6 +60,10 @@ from tests.cli.tiny import write_adapter
             "Create it: create_space('my-base', base_model='/mnt/my models/x').",
             "Create it: `share-registry create-space my-base --base-model '/mnt/my models/x'`.",
         ),
+        (
+            "Give None for as many as there are processors.",
+            "Leave it out for as many as there are processors.",
+        ),
         ("", FALLBACK),
     ],
 )

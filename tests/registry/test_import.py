@@ -174,6 +174,7 @@ def test_a_folder_whose_name_no_task_can_have_is_not_called_by_another(
     shutil.copytree(folder / "t00", tmp_path / "top" / "team" / "训练")
     (outcome,) = registry.import_many(tmp_path / "top", workers=1).outcomes
     assert "no task name can be made of '训练'" in outcome.reason
+    assert "in a list" in outcome.hint
 
 
 SCRIPT = """
