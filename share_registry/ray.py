@@ -9,6 +9,7 @@ Needs ray 2.51 or newer.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -125,7 +126,7 @@ def import_adapters(
     items = collect_sources(sources, from_file, context.outside)
     try:
         tasks = RayTasks(place, workers, device=context.device_name, outside=context.outside)
-        with RefitsBeside(context, request.options) as refits:
+        with closing(RefitsBeside(context, request.options)) as refits:
 
             def run_wave(
                 calls: Callable[[], Sequence[tuple[Any, ...]]],

@@ -31,7 +31,10 @@ _SUBJECT: Final = "tensors kept bit for bit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptTensors:
-    """The part `planes`: its pieces, and what the table says of floats that are split."""
+    """The part `planes`: its pieces, and what the table says of floats that are split.
+
+    The pieces are given up to the file that is made of them.
+    """
 
     pieces: list[bytes | memoryview]
     floats: FloatTable | None

@@ -89,7 +89,7 @@ class CodedSymbols:
         groups_of_rows: The group of each row, from 1; 0 for rows of zeros.
         groups: The groups.
         pieces: Lengths of all pieces in order.
-        content: The bytes, in parts.
+        content: The bytes, in parts that are given up to the file that is made of them.
     """
 
     groups_of_rows: NDArray[np.uint8]

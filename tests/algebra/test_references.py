@@ -121,9 +121,9 @@ def test_choices_that_are_fitted_together_come_out_as_those_fitted_alone(
         return torch.randint(-9, 10, (rows, width), generator=generator, dtype=torch.int32)
 
     # blocks of several heights, one of which a module does not have
-    blocks = [[integers(height) for _ in range(count)] for height in (3, 4, 3, 2, 3)]
-    blocks[2][1] = None  # type: ignore[call-overload]
-    mixed = [torch.cat([blocks[i][n][:2] for i in (4, 0, 3)]).double() for n in range(count)]
+    whole = [[integers(height) for _ in range(count)] for height in (3, 4, 3, 2, 3)]
+    blocks = [[None if (i, n) == (2, 1) else whole[i][n] for n in range(count)] for i in range(5)]
+    mixed = [torch.cat([whole[i][n][:2] for i in (4, 0, 3)]).double() for n in range(count)]
     noise = torch.randn(count, 6, width, generator=generator, dtype=torch.float64)
     x = torch.stack(mixed) + 0.3 * noise
     rows = Rows(

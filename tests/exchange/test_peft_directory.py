@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
 from share_registry.errors import InvalidInputError
-from share_registry.exchange import attachments
+from share_registry.exchange import attachments, peft_directory
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.peft_directory import adapter_of, read_directory
 from share_registry.exchange.portable import portable
@@ -307,6 +307,15 @@ def test_the_digest_is_of_the_adapter_and_not_of_its_place(copied: Copied, tmp_p
         before = read(moved).source_digest
         change()
         assert read(moved).source_digest != before
+
+
+def test_the_digest_is_the_same_for_several_threads(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = copied("plain")
+    alone = read(source).source_digest
+    monkeypatch.setattr(peft_directory, "_HASHED_SIDE_BY_SIDE", 0)
+    assert read(source).source_digest == alone
 
 
 def test_an_adapter_made_by_hand_equals_the_one_from_files(copied: Copied) -> None:

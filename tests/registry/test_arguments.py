@@ -119,6 +119,11 @@ def test_the_wrong_kind_of_value_is_named(name: str, registry: sr.Registry) -> N
     assert caught.value.hint
 
 
+def test_an_argument_that_no_call_has_is_named_with_the_call(registry: sr.Registry) -> None:
+    with pytest.raises(TypeError, match=r"Registry\.publish\(\) .*unexpected.*'dry_run'"):
+        registry.publish([], dry_run=True)  # type: ignore[call-arg]
+
+
 def test_every_parameter_of_the_facade_has_a_check() -> None:
     methods = [
         method

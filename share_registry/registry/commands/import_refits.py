@@ -9,8 +9,6 @@ that wave again. Such are few. Ray's tasks, which begin only when all of a wave 
 from collections.abc import Mapping
 from queue import SimpleQueue
 from threading import Thread
-from types import TracebackType
-from typing import Self
 
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.arguments import CommitOptions
@@ -19,10 +17,7 @@ from share_registry.values.policy import overridden
 
 
 class RefitsBeside:
-    """Tries refits in a thread of its own; a context manager, which waits for the last one.
-
-    A refit is not interrupted.
-    """
+    """Tries refits in a thread of its own. They are not interrupted: `close` waits."""
 
     def __init__(self, context: Context, options: CommitOptions) -> None:
         self._context = context
@@ -30,15 +25,8 @@ class RefitsBeside:
         self._thread: Thread | None = None
         self._refitted: SimpleQueue[bool] = SimpleQueue()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        __: BaseException | None,
-        ___: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Wait for the last one."""
         if self._thread is not None:
             self._thread.join()
 

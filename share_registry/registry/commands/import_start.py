@@ -5,7 +5,7 @@ them more than a second to import.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.errors import ShareRegistryError
@@ -45,7 +45,7 @@ def import_sources(
     items = collect_sources(sources, request.from_file, context.outside)
     # on the way out, workers end before a refit is waited for
     with (
-        RefitsBeside(context, request.options) as refits,
+        closing(RefitsBeside(context, request.options)) as refits,
         _workers(context, request, len(items)) as workers,
     ):
         from share_registry.registry.commands.import_many import Import
