@@ -205,10 +205,10 @@ def _name_below(folder: Path, path: Path) -> str | RefusedError:
 def _named(path: Path, name: str | RefusedError, times: int) -> ImportSource | ImportOutcome:
     """Return an adapter under its name, refused where it has none or is one of several."""
     if isinstance(name, RefusedError):
-        reason, hint = name.message, "Name its task in a list, a CSV file."
+        reason, hint = name.message, "Name its task in a list: from_file=."
     elif times == 1:
         return ImportSource(adapter=path, task=name, is_derived=True)
     else:
         reason = f"{times} adapters would be of task {name!r}, and their order is not known."
-        hint = "Name their tasks in a list, a CSV file, in the order of their versions."
+        hint = "Name their tasks in a list, in the order of their versions: from_file=."
     return ImportOutcome(source=str(path), status=ImportStatus.REFUSED, reason=reason, hint=hint)

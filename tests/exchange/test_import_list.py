@@ -57,9 +57,19 @@ def test_checkpoints_of_one_run_are_not_guessed_to_be_versions(tmp_path: Path) -
     assert _tasks(root) == {"sst2": "sst2"}
 
 
-def test_an_adapter_without_a_name_is_left_to_be_refused_where_it_is_read(tmp_path: Path) -> None:
+def test_an_adapter_without_a_name_is_refused_and_told_of_the_list(tmp_path: Path) -> None:
     root = _adapters(tmp_path / "runs", "final", "checkpoint-3")
-    assert _tasks(root) == {"checkpoint-3": None, "final": None}
+    outcomes = expand(root, outside=OUTSIDE)
+    assert sorted(
+        Path(each.source).name for each in outcomes if isinstance(each, ImportOutcome)
+    ) == [
+        "checkpoint-3",
+        "final",
+    ]
+    for each in outcomes:
+        assert isinstance(each, ImportOutcome)
+        assert "is generic, expected one that names a task" in each.reason
+        assert "from_file=" in each.hint
 
 
 def test_a_directory_without_adapters_is_not_found(tmp_path: Path) -> None:
