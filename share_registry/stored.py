@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from share_registry.names import Digest, Side
 
-Ints: TypeAlias = NDArray[np.int32] | NDArray[np.int16]
+Ints: TypeAlias = NDArray[np.int32] | NDArray[np.int16] | NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class StoredSide:
         previous: Whether the decoded factor of `StoredAdapter.previous` enters.
         terms: Blocks referred to, in order of `source`.
         scales: float32 (r,), each a bfloat16 value, at least 0.
-        own: int32 or int16 (r, m): own rows; they are the block that later adapters may refer to.
+        own: int32, int16 or int8 (r, m): own rows, the block that later adapters may refer to.
     """
 
     previous: bool

@@ -197,7 +197,11 @@ def code(batch: Batch, steps: Tensor, room: Room, scratch: Scratch) -> CodedBatc
     e_b = b.decoded(batch.b.dtype, scratch, "b").sub_(x_b)
     wrong = batch.weight.square() * _wrong(batch, e_a, e_b, x_a, x_b)
     wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.inf)
-    return CodedBatch(a=a.integers(room), b=b.integers(room), wrong=wrong.nan_to_num(nan=torch.inf))
+    return CodedBatch(
+        a=a.integers(room, scratch),
+        b=b.integers(room, scratch),
+        wrong=wrong.nan_to_num(nan=torch.inf),
+    )
 
 
 def split(batch: Batch) -> Iterator[Batch]:

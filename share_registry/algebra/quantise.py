@@ -24,6 +24,8 @@ _MAX_ELEMENTS: Final = 3 << 18
 # The same on a GPU, where a launch is dearer than memory
 _ON_GPU: Final = 1 << 23
 _SHORT: Final = 1 << 15
+_BYTE: Final = 1 << 7
+_SHORT_TYPES: Final = (torch.int8, torch.int16)
 # half a unit of the second mantissa bit in the bits of a float64
 _HALF: Final = 1 << 49
 _SMALLEST: Final = 2.0**-126
@@ -156,7 +158,7 @@ class Integers:
 
     Attributes:
         scales: (n, r) float32.
-        own: (n, r, m) int16, or int32 where a symbol needs it.
+        own: (n, r, m) int8, int16 or int32, as the largest symbol needs.
         coefficients: (n, r, K) int32, or None without a prediction.
     """
 
@@ -217,28 +219,40 @@ class CodedRows:
             scaled = scratch.empty(f"{rounded} {name}", own.shape, own, rounded).copy_(scaled)
         return scratch.empty(f"decoded {name}", own.shape, own).copy_(scaled)
 
-    def integers(self, room: "Room") -> Integers:
+    def integers(self, room: "Room", scratch: "Scratch") -> Integers:
         """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
         is_short = bool((self.size < _SHORT).all())
         C = self.coefficients
         return Integers(
             scales=self.scales.to(torch.float32).cpu(),
-            own=room.keep(self.own) if is_short else _to_int32(self.own).cpu(),
+            own=room.keep(self.own, scratch) if is_short else _to_int32(self.own).cpu(),
             coefficients=None if C is None else _to_int32(C).cpu(),
         )
 
 
 class Room:
-    """Memory for short symbols: part of one stretch for many batches, given back as a whole."""
+    """Memory for short symbols: parts of two stretches for many batches, given back as a whole.
 
-    def __init__(self, memory: Tensor) -> None:
-        self._left = memory
+    One is for symbols that fit a byte, one for those that need two; what is not written to takes no
+    memory.
+    """
 
-    def keep(self, values: Tensor) -> Tensor:
-        """Return values as int16 in this memory."""
-        place, self._left = self._left[: values.numel()], self._left[values.numel() :]
-        if values.device.type != "cpu":
-            values = values.to(torch.int16).cpu()
+    def __init__(self, memory: Sequence[Tensor]) -> None:
+        self._left = {part.dtype: part for part in memory}
+
+    @staticmethod
+    def memory(sizes: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        """Return that of each batch of so many symbols."""
+        stretches = [torch.empty(sum(sizes), dtype=kind, device="cpu") for kind in _SHORT_TYPES]
+        return list(zip(*(torch.split(each, list(sizes)) for each in stretches), strict=True))
+
+    def keep(self, values: Tensor, scratch: "Scratch") -> Tensor:
+        """Return values below 2**15 as int8 where all are below 2**7, else as int16."""
+        values = scratch.empty("words", values.shape, values, torch.int16).copy_(values)
+        low, high = (int(value) for value in values.aminmax())
+        dtype = torch.int8 if low > -_BYTE and high < _BYTE else torch.int16
+        left = self._left[dtype]
+        place, self._left[dtype] = left[: values.numel()], left[values.numel() :]
         return place.view(values.shape).copy_(values)
 
 

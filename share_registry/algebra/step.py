@@ -143,14 +143,12 @@ class _Coder:
     def code(self, numbers: Sequence[int], delta: float) -> list[CodedBatch] | None:
         """Code some of the batches, None where a module cannot meet the limit."""
         sizes = [self._batches[number].elements for number in numbers]
-        memory = torch.split(torch.empty(sum(sizes), dtype=torch.int16, device="cpu"), sizes)
-
         scratches = Scratches()
 
-        def code_within(place: tuple[int, Tensor]) -> CodedBatch | None:
+        def code_within(place: tuple[int, Sequence[Tensor]]) -> CodedBatch | None:
             return self._code(*place, delta, scratches.own)
 
-        places = list(zip(numbers, memory, strict=True))
+        places = list(zip(numbers, Room.memory(sizes), strict=True))
         coded: list[CodedBatch] = []
         for item in shared_out(code_within, places, elements=sum(sizes)):
             if item is None:
@@ -159,7 +157,7 @@ class _Coder:
         return coded
 
     def _code(
-        self, number: int, memory: Tensor, delta: float, scratch: Scratch
+        self, number: int, memory: Sequence[Tensor], delta: float, scratch: Scratch
     ) -> CodedBatch | None:
         batch = self._batches[number]
         for _ in range(_CAP_ROUNDS):

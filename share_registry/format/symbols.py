@@ -33,8 +33,7 @@ from share_registry.format.frames import (
 )
 from share_registry.parallel import side_by_side
 
-Ints = NDArray[np.int32] | NDArray[np.int16]
-_Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
+Ints = NDArray[np.int32] | NDArray[np.int16] | NDArray[np.int8]
 
 # (base, symbols per byte), by the number that the table holds. Base 256: h + 128.
 PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
@@ -298,13 +297,13 @@ def _places(
     return arrays, places
 
 
-def _zeros(shape: tuple[int, int], dtype: np.dtype[np.int16] | np.dtype[np.int32]) -> Ints:
+def _zeros(shape: tuple[int, int], dtype: np.dtype[np.int8] | np.dtype[np.int16] | np.dtype[np.int32]) -> Ints:
     """Return rows of zeros that take no memory: all that coefficients alone cost a reader."""
     return np.ndarray(shape, dtype, buffer=bytearray(4), strides=(0, 0))
 
 
-def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
-    chunk: _Symbols = np.zeros(0, np.int8)
+def _fill(places: Sequence[Ints], chunks: Iterator[Ints]) -> None:
+    chunk: Ints = np.zeros(0, np.int8)
     for place in places:
         filled = 0
         while filled < len(place):
@@ -321,7 +320,7 @@ def _expand_piece(piece: tuple[memoryview, int]) -> NDArray[np.uint8]:
     return np.frombuffer(packed[0], np.uint8)
 
 
-def _chunks(part: _SymbolPart, pieces: Iterable[NDArray[np.uint8]]) -> Iterator[_Symbols]:
+def _chunks(part: _SymbolPart, pieces: Iterable[NDArray[np.uint8]]) -> Iterator[Ints]:
     """Yield the symbols of a group, some at a time, in the narrowest type that surely fits."""
     group, per_byte = part.group, PACKINGS[part.group.packing][1]
     low = part.content[sum(part.lengths) :]
@@ -338,8 +337,8 @@ def _chunks(part: _SymbolPart, pieces: Iterable[NDArray[np.uint8]]) -> Iterator[
             first += len(high)
 
 
-def _join(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
-    symbols: _Symbols = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
+def _join(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> Ints:
+    symbols: Ints = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
     np.left_shift(symbols, shift, out=symbols)
     np.bitwise_or(symbols, _from_low_planes(planes, len(high)), out=symbols)
     if shift > MAX_BITS - 8:
@@ -361,7 +360,7 @@ def _symbols_per_group(
 def _pack(high: Ints, packing: int) -> bytes:
     base, count = PACKINGS[packing]
     if count == 1:
-        return (high + 128).astype(np.uint8).tobytes()
+        return (high.astype(np.uint8) ^ 128).tobytes()
     half = base // 2
     digits = np.full(-(-len(high) // count) * count, half, np.uint8)
     digits[: len(high)] = high + half
@@ -437,7 +436,10 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
 
     @cache
     def histogram(bucket: int, shift: int) -> NDArray[np.float64]:
-        high = np.clip(symbols[bucket] >> shift, -_HISTOGRAM, _HISTOGRAM - 1) + _HISTOGRAM
+        high = (
+            np.clip(symbols[bucket].astype(np.int32) >> shift, -_HISTOGRAM, _HISTOGRAM - 1)
+            + _HISTOGRAM
+        )
         scale = counts[bucket] / len(high)
         return np.bincount(high, minlength=2 * _HISTOGRAM).astype(np.float64) * scale
 
