@@ -248,7 +248,7 @@ class Room:
 
     def keep(self, values: Tensor, scratch: "Scratch") -> Tensor:
         """Return values below 2**15 as int8 where all are below 2**7, else as int16."""
-        values = scratch.empty("words", values.shape, values, torch.int16).copy_(values)
+        values = scratch.empty("words", values.shape, values, torch.int16).copy_(values).cpu()
         low, high = (int(value) for value in values.aminmax())
         dtype = torch.int8 if low > -_BYTE and high < _BYTE else torch.int16
         left = self._left[dtype]
