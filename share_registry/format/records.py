@@ -6,6 +6,7 @@ chain.
 """
 
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -358,6 +359,27 @@ class Note(Strict):
     def of(self, task: str) -> TaskNote:
         """Return what the note says of a task, empty where nothing."""
         return next((entry for entry in self.tasks if entry.task == task), TaskNote(task=task))
+
+
+def objects_of_record(record: Record) -> Iterator[tuple[Digest, str]]:
+    """Yield the objects that a record names, each with its role."""
+    if record.note:
+        yield record.note, "note"
+    if isinstance(record, AbsorbRecord | RefitRecord) and record.basis:
+        yield record.basis, "basis"
+    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
+        for task in record.tasks:
+            yield task.adapter, "adapter"
+            yield task.layout, "layout"
+
+
+def objects_of_note(note: Note) -> Iterator[tuple[Digest, str]]:
+    """Yield the objects that a note names, each with its role."""
+    for task in note.tasks:
+        if task.config:
+            yield task.config, "config"
+        yield from ((entry.object, "attachment") for entry in task.attachments)
+        yield from ((entry.object, "original") for entry in task.original)
 
 
 def parse_record(content: bytes, *, subject: str = "record") -> Record:

@@ -297,7 +297,9 @@ def _places(
     return arrays, places
 
 
-def _zeros(shape: tuple[int, int], dtype: np.dtype[np.int8] | np.dtype[np.int16] | np.dtype[np.int32]) -> Ints:
+def _zeros(
+    shape: tuple[int, int], dtype: np.dtype[np.int8] | np.dtype[np.int16] | np.dtype[np.int32]
+) -> Ints:
     """Return rows of zeros that take no memory: all that coefficients alone cost a reader."""
     return np.ndarray(shape, dtype, buffer=bytearray(4), strides=(0, 0))
 

@@ -172,6 +172,14 @@ class Outside:
         status = self._status(path)
         return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
 
+    def modified_s(self, path: Path) -> float | None:
+        """Return when a file was last written or touched, in seconds since 1970; None without one.
+
+        Raises StoreError.
+        """
+        status = self._status(path)
+        return None if status is None else status.st_mtime
+
     def read(self, path: Path, *, limit: int, seen: Seen | None = None) -> bytes:
         """Read a whole regular file.
 

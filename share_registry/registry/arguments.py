@@ -35,6 +35,7 @@ Ref = str | Commit | ResolvedReference
 Progress = Callable[[str, int, int], None]
 _LONGEST_AUTHOR: Final = 256
 _MOST_WORKERS: Final = 1024
+_MOST_DAYS: Final = 36_500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +182,19 @@ def check_author(name: str, value: Any) -> str:
     if len(author) > _LONGEST_AUTHOR:
         raise wrong_kind(name, value, f"at most {_LONGEST_AUTHOR} characters", "Shorten it.")
     return author
+
+
+def check_grace(name: str, value: Any) -> float:
+    """Return days for which nothing is removed. Raises InvalidInputError."""
+    days = _number(name, value)
+    ensure(
+        0 <= days <= _MOST_DAYS,
+        InvalidInputError(
+            f"{name} {shown(value)} is not a number of days from 0 to {_MOST_DAYS}.",
+            hint="7 spares what was put within a week; 0 nothing: only where nobody writes.",
+        ),
+    )
+    return float(days)
 
 
 def _reference(name: str, value: Any) -> str:
@@ -357,6 +371,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
     "force": kinds.flag,
     "from_file": kinds.path,
+    "grace_days": check_grace,
     "idempotency_key": kinds.text,
     "keep_original": kinds.flag,
     "kind": kinds.text,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
     from share_registry.values.checks import Diff, Export, VerifyReport
+    from share_registry.values.garbage import GarbageReport
     from share_registry.values.imports import ImportReport, ImportSource
 
 # A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
@@ -991,6 +992,38 @@ class Registry:
         if raise_on_damage:
             require_sound(report)
         return report
+
+    def gc(
+        self,
+        *,
+        grace_days: float = 7.0,
+        dry_run: bool = True,
+        progress: "Progress | None" = None,
+    ) -> "GarbageReport":
+        """Remove the objects that no record needs; as long as `dry_run`, only say which.
+
+        They are what writers left that died or lost a race, and what was prepared and never
+        published. What was put within the days of grace stays: somebody may be about to publish it.
+        Writers of the store that do not use this catalog must publish within them.
+
+        Args:
+            grace_days: Days since an object was last put, by the clock of the store.
+            dry_run: Whether nothing is removed.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            RefusedError: something that records need is damaged or missing, or the store removes
+                nothing.
+            FormatError: records, or the store, are of a later release.
+        """
+        from share_registry.registry.maintenance.gc import collect_garbage
+
+        return collect_garbage(
+            self._context,
+            grace_days=grace_days,
+            dry_run=dry_run,
+            progress=progress or ignore_progress,
+        )
 
     def rebuild(self, *, accept_loss: bool = False) -> int:
         """Empty the catalog and fill it from the store; return the number of commits.

@@ -19,6 +19,7 @@ from share_registry.errors import IntegrityError, NotFoundError, StoreError, ens
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.outside.files import Outside
 from share_registry.store.protocol import (
     FORMAT,
     MAX_OBJECT_BYTES,
@@ -199,6 +200,8 @@ class MemoryStore(BlobStore):
 
     def __init__(self, identity: str) -> None:
         self._blobs: dict[str, bytes] = {}
+        self._used: dict[Digest, float] = {}
+        self._outside = Outside()
         self._lock = threading.Lock()
         super().__init__(identity)
 
@@ -223,3 +226,21 @@ class MemoryStore(BlobStore):
             return [(prefix, len(self._blobs[prefix]))]
         blobs = self._blobs.copy()
         return [(name, len(blobs[name])) for name in blobs if name.startswith(prefix)]
+
+    @override
+    def put(self, content: bytes, digest: Digest) -> bool:
+        is_new = super().put(content, digest)
+        self._used[digest] = self.now_s()
+        return is_new
+
+    @override
+    def now_s(self) -> float:
+        return self._outside.now().timestamp()
+
+    @override
+    def used_s(self, digest: Digest) -> float | None:
+        return self._used.get(digest) if object_name(digest) in self._blobs else None
+
+    @override
+    def remove(self, digest: Digest) -> None:
+        self._blobs.pop(object_name(digest), None)

@@ -15,7 +15,14 @@ from typing import Final, Self
 from typing_extensions import override
 
 from share_registry import kinds
-from share_registry.errors import IntegrityError, NotFoundError, RefusedError, StoreError, ensure
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+    ensure,
+)
 from share_registry.names import (
     CommitNumber,
     Digest,
@@ -240,6 +247,44 @@ class LocalStore(Store):
                 and not (belongs and self._outside.kind(path) is Kind.FILE)
             ):
                 yield name
+
+    @override
+    def now_s(self) -> float:
+        if self._read_only:
+            return self._outside.now().timestamp()
+        # by the clock of the file system, which is another machine's where it is shared
+        with self._temporary(b"", "clock") as temporary:
+            return self._outside.modified_s(temporary) or 0.0
+
+    @override
+    def used_s(self, digest: Digest) -> float | None:
+        return self._outside.modified_s(self._root / object_name(digest))
+
+    @override
+    def remove(self, digest: Digest) -> None:
+        self._require_writable()
+        self._outside.remove(self._root / object_name(digest))
+        self._outside.at("gc.unlink")
+
+    @override
+    def litter(self) -> Iterator[tuple[str, int, float]]:
+        folder = self._root / "tmp"
+        for name in self._outside.names(folder):
+            size, time_s = (
+                self._outside.size(folder / name),
+                self._outside.modified_s(folder / name),
+            )
+            if size is not None and time_s is not None:
+                yield name, size, time_s
+
+    @override
+    def remove_litter(self, name: str) -> None:
+        self._require_writable()
+        ensure(
+            Path(name).name == name,
+            InvalidInputError(f"{name!r} names no file.", hint="Give a name that litter() gave."),
+        )
+        self._outside.remove(self._root / "tmp" / name)
 
     def _require_writable(self) -> None:
         ensure(

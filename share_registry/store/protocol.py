@@ -19,7 +19,13 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from share_registry import kinds
-from share_registry.errors import FormatError, InvalidInputError, StoreError, ensure
+from share_registry.errors import (
+    FormatError,
+    InvalidInputError,
+    RefusedError,
+    StoreError,
+    ensure,
+)
 from share_registry.format.canonical import sha256
 from share_registry.names import (
     CommitNumber,
@@ -174,6 +180,44 @@ class Store(Protocol):
     def strays(self) -> Iterator[str]:
         """Yield what is in the store and does not belong there: foreign names, links, devices."""
         yield from ()
+
+    def now_s(self) -> float:
+        """Return the time by the clock that `used_s` goes by, in seconds since 1970.
+
+        Raises RefusedError where the store removes nothing.
+        """
+        raise self._keeps_everything()
+
+    def used_s(self, digest: Digest) -> float | None:
+        """Return when an object was last put, None where there is none, by the store's own clock.
+
+        Raises RefusedError where the store removes nothing.
+        """
+        raise self._keeps_everything()
+
+    def remove(self, digest: Digest) -> None:
+        """Remove an object; one that is not there is fine.
+
+        Raises RefusedError where the store is read-only or removes nothing.
+        """
+        raise self._keeps_everything()
+
+    def litter(self) -> Iterator[tuple[str, int, float]]:
+        """Yield what writers left unfinished: its name, its bytes, and when it was written."""
+        yield from ()
+
+    def remove_litter(self, name: str) -> None:
+        """Remove what `litter` named; what is not there is fine.
+
+        Raises RefusedError where the store is read-only or removes nothing.
+        """
+        raise self._keeps_everything()
+
+    def _keeps_everything(self) -> RefusedError:
+        return RefusedError(
+            f"a {type(self).__name__} removes nothing.",
+            hint="Collect garbage in a store that has now_s, used_s and remove, as directories do.",
+        )
 
     def close(self) -> None:
         """Release what the store holds open; a second call is fine."""

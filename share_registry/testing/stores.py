@@ -25,7 +25,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from share_registry import kinds
-from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+)
 from share_registry.format.canonical import sha256
 from share_registry.format.records import parse_format
 from share_registry.kinds import takes
@@ -206,6 +211,27 @@ class StoreConformance:
         assert list(store.objects()) == sorted(
             (sha256(content), len(content)) for content in contents
         )
+
+    def test_an_object_has_the_time_of_its_last_put_and_can_be_removed(self, store: Store) -> None:
+        try:
+            before_s = store.now_s()
+        except RefusedError:
+            # a store may keep everything: then nothing is removed from it
+            with pytest.raises(RefusedError):
+                store.remove(sha256(b"kept"))
+            return
+        digest = put_bytes(store, b"removed")
+        first_s = store.used_s(digest)
+        assert first_s is not None
+        # clocks of media tick some hundred times a second, and some round to whole ones
+        assert before_s - 2.0 <= first_s <= store.now_s() + 2.0
+        put_bytes(store, b"removed")
+        assert (store.used_s(digest) or 0.0) >= first_s
+        for _ in range(2):
+            store.remove(digest)
+        assert (store.has(digest), store.used_s(digest)) == (False, None)
+        assert put_bytes(store, b"removed") == digest
+        assert store.get(digest) == b"removed"
 
     def test_a_store_that_was_only_used_through_the_protocol_has_no_strays(
         self, store: Store

@@ -30,7 +30,7 @@ LAYOUT = Layout(
     factors=[FactorSpec(module="q", form=Form.LINEAR, a=0, b=1)],
 )
 LAYOUT_BYTES = LAYOUT.to_bytes()
-Ints = NDArray[np.int32] | NDArray[np.int16]
+Ints = NDArray[np.int32] | NDArray[np.int16] | NDArray[np.int8]
 
 
 class Memory:

@@ -5,7 +5,7 @@ alone, in their order. A record that does not follow from what is there comes fr
 foreign log and raises Integrity; a record that is already there changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, cast
 
 from sqlalchemy import (
@@ -49,6 +49,8 @@ from share_registry.format.records import (
     RefitRecord,
     RenameRecord,
     TagRecord,
+    objects_of_note,
+    objects_of_record,
 )
 from share_registry.names import Digest
 from share_registry.values.sheet import count
@@ -372,7 +374,7 @@ def _tag(writer: RecordWriter, record: TagRecord) -> None:
 
 
 def _register_objects(writer: RecordWriter, record: Record, note: Note) -> None:
-    named = sorted({*_objects_of_record(record), *_objects_of_note(note)})
+    named = sorted({*objects_of_record(record), *objects_of_note(note)})
     present = {
         (row.digest, row.role)
         for piece in pieces(sorted({digest for digest, _ in named}))
@@ -386,22 +388,3 @@ def _register_objects(writer: RecordWriter, record: Record, note: Note) -> None:
             if (digest, role) not in present
         ],
     )
-
-
-def _objects_of_record(record: Record) -> Iterator[tuple[str, str]]:
-    if record.note:
-        yield record.note, "note"
-    if record.kind in ("absorb", "refit") and record.basis:
-        yield record.basis, "basis"
-    if record.kind in ("absorb", "refit", "merge"):
-        for task in record.tasks:
-            yield task.adapter, "adapter"
-            yield task.layout, "layout"
-
-
-def _objects_of_note(note: Note) -> Iterator[tuple[str, str]]:
-    for task in note.tasks:
-        if task.config:
-            yield task.config, "config"
-        yield from ((entry.object, "attachment") for entry in task.attachments)
-        yield from ((entry.object, "original") for entry in task.original)

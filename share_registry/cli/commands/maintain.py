@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from share_registry.cli.output import Printed, say
+from share_registry.cli.output import Printed, emit, say, watching
 from share_registry.cli.verb import (
     author_option,
     budget_of,
@@ -153,6 +153,33 @@ def rebuild(registry: "Registry", /, **options: Any) -> Printed:
     """Make the catalog again from the store alone."""
     registry.rebuild(**options)
     return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
+
+
+@free_verb
+@click.option(
+    "--grace-days",
+    type=float,
+    default=7.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Spare what was put within so many days.",
+)
+@click.option(
+    "--dry-run/--no-dry-run", default=True, help="Only say what would be removed. [default: yes]"
+)
+def gc(*, grace_days: float, dry_run: bool) -> None:
+    """Remove the objects that no record needs; by itself only say which.
+
+    They are what writers left that died or lost a race, and what was prepared and never published.
+
+    \b
+    share-registry gc
+    share-registry gc --no-dry-run
+    """
+    asked, mode = session(), "r" if dry_run else "w"
+    with watching("collecting garbage", asked) as progress, asked.open(mode) as registry:
+        report = registry.gc(grace_days=grace_days, dry_run=dry_run, progress=progress)
+    emit(report, asked)
 
 
 @with_common_options

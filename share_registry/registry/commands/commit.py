@@ -243,6 +243,7 @@ def _publish_encoded(
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in stored.values()},
         adapters={task: head_of(adapter) for task, adapter in request.batch.adapters.items()},
+        needs={digest for item in stored.values() for digest in item.needs},
     )
     commit = with_unchanged(commit, plan.unchanged)
     if not commit.created:

@@ -70,6 +70,11 @@ class EncodedAdapter:
     tensor_bytes: int = 0
     added_bytes: int = 0
 
+    @property
+    def needs(self) -> tuple[Digest, ...]:
+        """The objects that its adapter object refers to, apart from its layout and tensors."""
+        return (*self.sources, *filter(None, [self.previous]))
+
     def store(self, store: Store) -> "EncodedAdapter":
         """Make every object durable; return the adapter without them and without its tensors."""
         new = {digest for digest, content in self.objects.items() if store.put(content, digest)}

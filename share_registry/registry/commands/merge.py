@@ -130,6 +130,7 @@ def merge(
         note=note,
         layouts={stored.layout_digest: stored.adapter.layout},
         adapters={name: stored.adapter},
+        needs=stored.needs,
     )
     _LOG.info("merged %s/@c%d: %s of %d", target, commit.number, name, len(rows))
     return with_modules(context, commit)

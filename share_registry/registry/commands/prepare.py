@@ -150,7 +150,7 @@ def prepare_source(
             is_derived=name in batch.derived,
             content=request.contents[name],
             encoded=encoded if options.dry_run else encoded.store(context.store),
-            needs=(*encoded.objects, *encoded.sources, *filter(None, [encoded.previous])),
+            needs=(*encoded.objects, *encoded.needs),
             options=options,
         )
 

@@ -17,7 +17,7 @@ idempotency key finds out what happened.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from typing import Any, Final
 
@@ -36,12 +36,18 @@ from share_registry.errors import (
 from share_registry.exchange.adapter import Adapter
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import Note, Record, parse_record
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.format.records import (
+    Note,
+    Record,
+    objects_of_note,
+    objects_of_record,
+    parse_record,
+)
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import check_end, replay_in_memory
-from share_registry.store.protocol import PublishStateUnknownError
+from share_registry.store.protocol import PublishStateUnknownError, Store
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit
 
@@ -80,6 +86,7 @@ def publish(
     note: Note | None = None,
     layouts: Mapping[Digest, Layout] | None = None,
     adapters: Mapping[TaskName, Adapter] | None = None,
+    needs: Collection[Digest] = (),
 ) -> Commit:
     """Publish one record upon the head of a space, trying again where another writer was faster.
 
@@ -91,6 +98,7 @@ def publish(
         note: Its note; one that says nothing is not stored.
         layouts: The layouts that its tasks name.
         adapters: Those it brings; None where an earlier commit with the key need not have them.
+        needs: What its objects refer to.
 
     Returns:
         The commit; `created` is False where the key or `build` named an earlier one.
@@ -115,7 +123,7 @@ def publish(
         try:
             with context.locked():
                 published = _attempt(
-                    context, space, build, key, note, note_digest, layouts or {}, adapters
+                    context, space, build, key, note, note_digest, layouts or {}, adapters, needs
                 )
         except ConnectionLostError as error:
             # it was lost before the record was created: nothing is committed
@@ -159,6 +167,7 @@ def _attempt(
     note_digest: Digest | None,
     layouts: Mapping[Digest, Layout],
     adapters: Mapping[TaskName, Adapter] | None,
+    needs: Collection[Digest],
 ) -> tuple[CommitNumber, bool] | None:
     """Build the record that follows the head, apply it to the catalog, and create it in the store.
 
@@ -188,6 +197,7 @@ def _attempt(
             if isinstance(record, int):
                 return record, False
             apply(session, record=record, id=record.id, note=note, layouts=layouts)
+            _check_closure(context.store, record, note, needs)
             context.outside.at("commit.publish")
             if not _create_record(context, record):
                 session.rollback()
@@ -215,6 +225,28 @@ def _place_after(
     if head is None:
         return place | {"number": 1, "parent": sha256(context.store.format_bytes()), "time": now}
     return place | {"number": head.number + 1, "parent": head.id, "time": max(now, head.time)}
+
+
+def _check_closure(
+    store: Store, record: Record, note: Note | None, needs: Collection[Digest]
+) -> None:
+    """Check that all that a record names is there still (spec COM-01).
+
+    Under the lock of the catalog, which a collector of garbage takes too (spec MNT-05). Raises
+    ConflictError.
+    """
+    named = {*needs, *(digest for digest, _ in objects_of_record(record))}
+    if note is not None:
+        named.update(digest for digest, _ in objects_of_note(note))
+    gone = sorted(digest for digest in named if not store.has(digest))
+    ensure(
+        not gone,
+        ConflictError(
+            f"c{record.number} of space {record.space!r} needs objects that were removed before it "
+            f"was published: {first_and_more(gone)}.",
+            hint="Run it again: what is missing is stored anew.",
+        ),
+    )
 
 
 def _create_record(context: Context, record: Record) -> bool:

@@ -227,6 +227,7 @@ def publish_basis(
         build,
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in encoded.values()},
+        needs={digest for item in encoded.values() for digest in item.needs},
     )
     _LOG.info(
         "refitted %s/@c%d: basis of %d bytes%s, %d tasks re-expressed",

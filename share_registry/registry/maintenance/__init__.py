@@ -1,0 +1,1 @@
+"""What keeps a store small: it removes what no record needs."""
