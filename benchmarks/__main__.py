@@ -17,6 +17,7 @@ PARTS = (
     ("Materializing", "materializing", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
     ("The catalog of a long log", "catalog", ()),
+    ("Looking after a long log", "removing", ()),
     ("One task out of many from a new process", "cold", ()),
     ("The threads of the environment", "threads", ()),
 )

@@ -9,6 +9,7 @@ import gc
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
@@ -24,6 +25,7 @@ P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)
 # Where a registry lives as long as the process
 MEMORY: Final = "memory://"
+_LONGEST_CHECKPOINT: Final = 16 << 20
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
 
@@ -202,6 +204,17 @@ def commit_of(text: str) -> int | str:
     """Return the number in `12` or `c12`, or a reference as it is."""
     number = re.fullmatch(r"c?(\d{1,15})", text)
     return int(number[1]) if number else text
+
+
+def checkpoint_or_time(text: str) -> str:
+    """Return what a file holds, a checkpoint, or a time as it is."""
+    from share_registry.outside.files import Kind, Outside
+
+    outside = Outside()
+    file = outside.absolute(Path(text))
+    if outside.kind(file) is not Kind.FILE:
+        return text
+    return outside.read(file, limit=_LONGEST_CHECKPOINT).decode(errors="replace")
 
 
 def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:

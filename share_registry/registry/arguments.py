@@ -19,6 +19,7 @@ from share_registry import kinds
 from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.kinds import member_of, shown, wrong_kind
+from share_registry.values.audits import Checkpoint
 from share_registry.values.commits import Commit
 from share_registry.values.imports import ImportSource
 from share_registry.values.policy import ENERGY, UNIT, Policy, check_budget
@@ -340,6 +341,8 @@ check_budgets: Final = kinds.several(
 _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "a": _reference,
     "accept_loss": kinds.flag,
+    "action": kinds.text,
+    "actor": check_author,
     "adapter": check_source,
     "adapter_name": kinds.text,
     "adapters": _sources,
@@ -402,7 +405,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "root": kinds.path,
     "seed": _whole,
     "shard": check_shard,
-    "since": _moment,
+    "since": kinds.either(Checkpoint, _moment),
     "sort": kinds.text,
     "sources": _imported,
     "space": kinds.text,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from share_registry.registry.commands.prepare import Prepared
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
+    from share_registry.values.audits import AuditReport, Checkpoint
     from share_registry.values.checks import Diff, Export, VerifyReport
     from share_registry.values.garbage import GarbageReport
     from share_registry.values.imports import ImportReport, ImportSource
@@ -992,6 +993,48 @@ class Registry:
         if raise_on_damage:
             require_sound(report)
         return report
+
+    def checkpoint(self, space: str | None = None) -> "Checkpoint":
+        """Return the last commit of every space, or of one, as lines to be kept elsewhere.
+
+        What `audit` is given later, to see that nothing before it was changed or removed.
+        """
+        from share_registry.registry.audit.trail import checkpoint
+
+        return checkpoint(self._context, self._scope_of(space))
+
+    def audit(
+        self,
+        space: str | None = None,
+        *,
+        since: "Checkpoint | str | date | datetime | None" = None,
+        until: "str | date | datetime | None" = None,
+        actor: str | None = None,
+        action: str | None = None,
+    ) -> "AuditReport":
+        """Return what was done, oldest first, as the records say; the catalog is not believed.
+
+        Every record and note is read, which of 20,000 commits takes half a minute.
+
+        Args:
+            space: One space; the scope's where None, or all where there is none.
+            since: Only what came behind this checkpoint, which must be on the way; or from this
+                date (its beginning) or time.
+            until: Up to this date (its end) or time.
+            actor: Only commits by this author, which is what the author said.
+            action: Only commits of this kind: absorb, alias, drop, ...
+
+        Raises:
+            IntegrityError: records are damaged or missing, or the checkpoint is not on the way:
+                history was rewritten.
+            InvalidInputError: the checkpoint is of another registry.
+        """
+        from share_registry.registry.audit.trail import AuditQuery, audit
+
+        query = AuditQuery(
+            space=self._scope_of(space), since=since, until=until, actor=actor, action=action
+        )
+        return audit(self._context, query)
 
     def gc(
         self,

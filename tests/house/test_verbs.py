@@ -139,4 +139,13 @@ def test_a_space_is_a_registry_with_a_scope(tmp_path: Path) -> None:
 
 def test_only_verbs_that_may_create_or_span_spaces_take_one() -> None:
     taking = {name for name, signature in _methods().items() if "space" in signature.parameters}
-    assert taking == {"commit", "commit_many", "import_many", "log", "set_policy", "tasks"}
+    assert taking == {
+        "audit",
+        "checkpoint",
+        "commit",
+        "commit_many",
+        "import_many",
+        "log",
+        "set_policy",
+        "tasks",
+    }

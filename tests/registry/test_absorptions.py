@@ -6,6 +6,7 @@ The error of each is worked out again from what a checkout gives, in numpy alone
 import json
 import os
 from collections.abc import Callable, Iterator
+from math import sqrt
 from pathlib import Path
 from typing import Final
 
@@ -138,7 +139,7 @@ def _error(factors: Factors, folder: Path) -> float:
         decoded = exported[b].astype(np.float64) @ exported[a].astype(np.float64)
         wrong += float(np.square(decoded - product).sum())
         whole += float(np.square(product).sum())
-    return (wrong / whole) ** 0.5 if whole else wrong**0.5
+    return sqrt(wrong / whole) if whole else sqrt(wrong)
 
 
 def _absorb(tmp_path: Path, count: int, *, seed: int) -> None:

@@ -147,6 +147,12 @@ def head(session: Session, space: str) -> Head | None:
     return None if row is None else _head_of(row)
 
 
+def commit_id(session: Session, space: str, number: int) -> Digest | None:
+    """Return the id of a commit, None where there is none."""
+    query = select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number)
+    return cast("Digest | None", session.scalar(query))
+
+
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
     """Return the commit that was made with an idempotency key."""
     return cast("CommitNumber | None", session.scalar(_COMMIT_OF_KEY, {"space": space, "key": key}))

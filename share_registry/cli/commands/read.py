@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from share_registry.cli.output import Printed, emit, say, watching
-from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
+from share_registry.cli.verb import (
+    checkpoint_or_time,
+    commit_of,
+    free_verb,
+    label_option,
+    session,
+    verb,
+)
 from share_registry.errors import ShareRegistryError
 from share_registry.values.commits import Log, modules_sheet
 from share_registry.values.sheet import count, percent, with_note
@@ -147,6 +154,38 @@ def log(
         commits.plot(plot)
     note = f"more follow: --before {commits[-1].space}/@c{commits[-1].number}" if more else ""
     emit(commits, session(), lists="commits", sheet=with_note(commits.sheet(), note))
+
+
+@verb("r")
+def checkpoint(registry: "Registry", /) -> object:
+    """Print the last commit of every space, as lines to be kept elsewhere.
+
+    \b
+    share-registry checkpoint > checkpoint.txt
+    share-registry audit --since checkpoint.txt
+    """
+    return registry.checkpoint()
+
+
+@verb("r", doing="reading the records")
+@click.option(
+    "--since",
+    type=checkpoint_or_time,
+    metavar="FILE|TIME",
+    help="Only what came behind this checkpoint, which must be on the way, or from this time on.",
+)
+@click.option(
+    "--until", metavar="TIME", help="Only commits at or before this date or time (its end)."
+)
+@click.option("--actor", metavar="NAME", help="Only commits of this author.")
+@click.option("--action", metavar="KIND", help="Only commits of this kind, as `log --kind`.")
+def audit(registry: "Registry", /, **options: Any) -> object:
+    """List what was done, oldest first, as the records say; the catalog is not believed.
+
+    Exits with code 5 where a record is damaged or missing, or the checkpoint is not on the way:
+    history was rewritten.
+    """
+    return registry.audit(**options)
 
 
 @verb("r")

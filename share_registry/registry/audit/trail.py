@@ -1,0 +1,141 @@
+"""The audit trail: what was done, by whom, as the records say.
+
+The catalog is an index that whoever can write it can change. So every record and note of the spaces
+in question is read again, into a catalog in memory, and each must follow the one before it. A
+checkpoint that was kept elsewhere must be on the way: then nothing up to it was changed or removed
+since.
+"""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.log import LogQuery, log
+from share_registry.catalog.queries.lookups import Head
+from share_registry.catalog.sql import Session
+from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError, ensure
+from share_registry.names import SpaceName, space_name
+from share_registry.registry.context import Context
+from share_registry.registry.sync import fill
+from share_registry.values.audits import AuditReport, Checkpoint, SpaceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditQuery:
+    """What is asked for; see `Registry.audit`."""
+
+    space: str | None = None
+    since: "Checkpoint | str | date | None" = None
+    until: str | date | None = None
+    actor: str | None = None
+    action: str | None = None
+
+
+def checkpoint(context: Context, space: str | None) -> Checkpoint:
+    """Return the ends of the logs; see `Registry.checkpoint`."""
+    with context.reading() as session:
+        heads = lookups.heads(session)
+        spaces = _spaces([*heads], space)
+        for name in spaces:
+            # a state whose end is not known is none to hold anybody to
+            lookups.require_newest(session, name)
+    return _checkpoint(context, {name: heads[name] for name in spaces})
+
+
+def audit(context: Context, query: AuditQuery) -> AuditReport:
+    """Return what was done, as the records say."""
+    since = query.since
+    if isinstance(since, str) and Checkpoint.begins(since):
+        since = Checkpoint.of(since)
+    anchor = since if isinstance(since, Checkpoint) else None
+    with context.reading() as session:
+        indexed = lookups.heads(session)
+    spaces = _spaces(sorted({*indexed, *context.store.spaces()}), query.space)
+    with closing(Catalog.in_memory(context.store.identity)) as catalog:
+        for error in fill(context.store, catalog, spaces=spaces).values():
+            raise error
+        with catalog.begin() as session:
+            heads = lookups.heads(session)
+            _check_ends(heads, {space: indexed[space] for space in spaces if space in indexed})
+            behind = {} if anchor is None else _ancestors(session, context, anchor, query.space)
+            rows = log(
+                session,
+                LogQuery(
+                    space=query.space,
+                    kind=query.action,
+                    author=query.actor,
+                    since=None if isinstance(since, Checkpoint) else since,
+                    until=query.until,
+                    limit=None,
+                ),
+            )
+    return AuditReport(
+        checkpoint=_checkpoint(context, heads),
+        records=sum(head.number for head in heads.values()),
+        commits=tuple(row for row in reversed(rows) if row.number > behind.get(row.space, 0)),
+    )
+
+
+def _checkpoint(context: Context, heads: Mapping[SpaceName, Head]) -> Checkpoint:
+    return Checkpoint(
+        store=context.store.identity,
+        spaces=tuple(
+            SpaceState(space=space, number=head.number, id=head.id, time=head.time)
+            for space, head in sorted(heads.items())
+        ),
+    )
+
+
+def _spaces(names: list[SpaceName], space: str | None) -> list[SpaceName]:
+    """Return the spaces in question. Raises NotFoundError."""
+    if space is None:
+        return names
+    ensure(
+        space_name(space) in names,
+        NotFoundError(f"space {space!r} does not exist.", hint=f"There are: {', '.join(names)}."),
+    )
+    return [SpaceName(space)]
+
+
+def _check_ends(heads: Mapping[SpaceName, Head], indexed: Mapping[SpaceName, Head]) -> None:
+    """Check that no log ends before what the catalog knows of it. Raises IntegrityError."""
+    for space, head in indexed.items():
+        ensure(
+            space in heads and heads[space].number >= head.number,
+            IntegrityError(
+                f"record c{head.number} of space {space} is not in the store, though the catalog "
+                f"knows it ({head.id[:8]}).",
+                hint="Bring it back from a copy of the store: `share-registry repair`.",
+            ),
+        )
+
+
+def _ancestors(
+    session: Session, context: Context, anchor: Checkpoint, only: str | None
+) -> dict[SpaceName, int]:
+    """Return the numbers of a checkpoint's commits after checking that they are on the way.
+
+    Raises InvalidInputError where it is of another store, IntegrityError where one is not.
+    """
+    ensure(
+        anchor.store == context.store.identity,
+        InvalidInputError(
+            f"the checkpoint is of store {anchor.store}, this is {context.store.identity}.",
+            hint="Give a checkpoint of this registry.",
+        ),
+    )
+    states = [state for state in anchor.spaces if only in (None, state.space)]
+    for state in states:
+        commit_id = lookups.commit_id(session, state.space, state.number)
+        ensure(
+            commit_id == state.id,
+            IntegrityError(
+                f"history was rewritten: {state.space}/@c{state.number} was {state.id[:12]} at the "
+                f"checkpoint, now it is {(commit_id or 'not there')[:12]}.",
+                hint="Compare with a copy of the store from before; `repair` brings records back.",
+            ),
+        )
+    return {state.space: state.number for state in states}
