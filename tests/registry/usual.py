@@ -82,6 +82,8 @@ MOMENTS: Final = _plain(2, "c3", "release", "2099-01-01", date(2099, 1, 1), date
 RIGHT: Final[Mapping[str, Pool]] = {
     "a": REFERENCES,
     "accept_loss": _plain(*FLAG),
+    "action": _plain(None, "absorb", "alias"),
+    "actor": _plain(None, "ada"),
     "adapter": ADAPTERS,
     "adapter_name": _plain(None, "default", "other"),
     "adapters": {
@@ -149,6 +151,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "layers_pattern": _plain(None, "layers"),
     "layers_to_transform": _plain(None, 0, [1]),
     "level": _plain("quick", "data", "deep"),
+    "grace_days": _plain(0.0, 7.0, 7),
     "limit": _plain(None, 1, 50),
     "iterate.limit": _plain(2, 500),
     "similar.limit": _plain(1, 5),
