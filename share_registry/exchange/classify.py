@@ -285,8 +285,8 @@ def _remarks(
         )
     if settings.targets.unread:
         remarks.append(
-            f"the expression in {' and '.join(settings.targets.unread)} is too costly to evaluate:"
-            " the config is assumed to select every module that has factors."
+            f"the expression in {' and '.join(settings.targets.unread)} takes unbounded"
+            " work to match: the config is assumed to select every module that has factors."
         )
     if unclear:
         remarks.append(

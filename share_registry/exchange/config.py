@@ -8,10 +8,19 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
+from share_registry.exchange.expressions import (
+    Ending,
+    Expression,
+    LayerNumber,
+    UnboundedExpressionError,
+    Work,
+    compile_ending,
+    compile_expression,
+    compile_layer,
+)
 from share_registry.format.canonical import parse_foreign
 
 CONFIG_FILE: Final = "adapter_config.json"
@@ -26,19 +35,15 @@ _MAX_PATTERNS: Final = 65_536
 _MAX_PATTERN_LENGTH: Final = 512
 # Of target_modules and exclude_modules, which tools write long.
 _MAX_EXPRESSION_LENGTH: Final = 16_384
-# Of one branch of an expression; a search may take the path's length to this power.
-_MAX_REPETITIONS: Final = 4
-_REPETITION: Final = re.compile(r"(?<!\\)(?:[*+]|\{\d*,\d*\})")
-_BRANCHING: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|]", re.DOTALL)
 # What "all-linear" leaves out, by their usual names.
 _HEADS: Final = frozenset({"lm_head"})
 CLASSIFIERS: Final = frozenset({"score", "classifier"})
 _ANY_LAYER: Final = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
 
 # One member of rank_pattern or alpha_pattern: an expression over module paths, its value.
-Pattern = tuple[re.Pattern[str], float]
+Pattern = tuple[Ending, float]
 # Module paths: their ends, or an expression for the whole of them.
-Paths = frozenset[str] | re.Pattern[str]
+Paths = frozenset[str] | Expression
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +58,17 @@ class Targets:
         saved: Expressions for the modules trained whole, which get no factors.
         layers: Numbers of the layers targeted; None for all.
         layer_patterns: Expressions that find the number of a layer; the first that matches counts.
-        unread: Fields that are not read: with an expression too costly to evaluate, or in a form
-            that PEFT cannot read either, as old versions may have them.
+        unread: Fields that are not read: with an expression that takes unbounded work to match, or
+            in a form that PEFT cannot read either, as old versions may have them.
     """
 
     modules: Paths | None
     is_all_linear: bool
     heads: frozenset[str]
     excluded: Paths
-    saved: tuple[re.Pattern[str], ...]
+    saved: tuple[Expression, ...]
     layers: frozenset[int] | None
-    layer_patterns: tuple[re.Pattern[str], ...]
+    layer_patterns: tuple[LayerNumber, ...]
     unread: tuple[str, ...]
 
 
@@ -72,7 +77,7 @@ class Settings:
     """What a config says of scales, and of where they apply.
 
     s = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first
-    pattern that matches, in file order.
+    pattern that matches, in file order. `work` is what all expressions may take together.
     """
 
     rank: int
@@ -85,6 +90,7 @@ class Settings:
     dora: bool
     targets: Targets
     on_transformers: bool
+    work: Work
 
 
 def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object]:
@@ -116,19 +122,23 @@ def settings_of(config: Mapping[str, object]) -> Settings:
     What says which modules are targeted counts as unread where it has a wrong form: a version that
     is stored has to stay usable. Adapters that come in are checked by `check_targets`.
 
-    Raises InvalidInputError for a wrong type of another field.
+    Raises:
+        InvalidInputError: a wrong type of another field.
+        RefusedError: expressions that take too much work.
     """
+    work = Work()
     return Settings(
         rank=_rank("r", config.get("r", DEFAULT_RANK)),
         alpha=_number("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA)),
         rslora=_flag("use_rslora", config.get("use_rslora")),
-        ranks=_patterns("rank_pattern", config.get("rank_pattern"), rank=True),
-        alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), rank=False),
+        ranks=_patterns("rank_pattern", config.get("rank_pattern"), work, rank=True),
+        alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), work, rank=False),
         parameters=_texts("target_parameters", config.get("target_parameters")),
         tied=_flag("ensure_weight_tying", config.get("ensure_weight_tying")),
         dora=_flag("use_dora", config.get("use_dora")),
-        targets=_targets(config),
+        targets=_targets(config, work),
         on_transformers=bool(is_on_transformers(config)),
+        work=work,
     )
 
 
@@ -147,17 +157,18 @@ def is_on_transformers(config: Mapping[str, object]) -> bool | None:
 def check_targets(config: Mapping[str, object]) -> None:
     """Check the form of the fields that say which modules are targeted.
 
-    Raises InvalidInputError.
+    Raises InvalidInputError, and RefusedError for expressions that take too much work.
     """
+    work = Work()
     for field, read in _READERS.items():
-        read(field, config.get(field))
+        read(field, config.get(field), work)
 
 
-def _targets(config: Mapping[str, object]) -> Targets:
+def _targets(config: Mapping[str, object], work: Work) -> Targets:
     values: dict[str, Any] = {}
     for field, read in _READERS.items():
         with suppress(InvalidInputError):
-            values[field] = read(field, config.get(field))
+            values[field] = read(field, config.get(field), work)
     modules = config.get("target_modules")
     is_all_linear = isinstance(modules, str) and modules.lower() == "all-linear"
     is_open = is_all_linear or (modules is None and config.get("target_parameters") is None)
@@ -168,39 +179,44 @@ def _targets(config: Mapping[str, object]) -> Targets:
         excluded=values.get("exclude_modules") or frozenset(),
         saved=values.get("modules_to_save", ()),
         layers=values.get("layers_to_transform") or None,
-        layer_patterns=values.get("layers_pattern") or (_ANY_LAYER,),
+        layer_patterns=values.get("layers_pattern") or (LayerNumber(regex=_ANY_LAYER, work=work),),
         unread=tuple(field for field in _READERS if values.get(field) is None),
     )
 
 
-def _saved(field: str, value: object) -> tuple[re.Pattern[str], ...]:
+def _saved(field: str, value: object, work: Work) -> tuple[Expression, ...]:
+    names = _texts(field, value)
     return tuple(
-        _compile(field, rf"(^|.*\.){name}($|\..*)")
-        or re.compile(rf"(^|.*\.){re.escape(name)}($|\..*)")
-        for name in _texts(field, value)
+        _compile(field, rf"(^|.*\.){name}($|\..*)", work)
+        or compile_expression(rf"(^|.*\.){re.escape(name)}($|\..*)", work)
+        for name in names
     )
 
 
-def _layers(field: str, value: object) -> frozenset[int]:
+def _layers(field: str, value: object, _: Work) -> frozenset[int]:
     numbers = [value] if type(value) is int else value or []
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise _wrong(field, repr(value), "a number or a list of numbers")
     return frozenset(numbers)
 
 
-def _layer_patterns(field: str, value: object) -> tuple[re.Pattern[str], ...]:
+def _layer_patterns(field: str, value: object, work: Work) -> tuple[LayerNumber, ...] | None:
     names = _texts(field, [value] if isinstance(value, str) and value else value or None)
-    patterns = [_compile(field, rf"(?:^|.*?\.){name}\.(?P<index>\d+)\.") for name in names]
-    return tuple(pattern for pattern in patterns if pattern is not None)
+    try:
+        return tuple(compile_layer(name, work) for name in names)
+    except UnboundedExpressionError:
+        return None
 
 
-def _paths(field: str, value: object) -> Paths | None:
-    """Return what a field says of module paths, None where that is too costly to find out."""
-    return _compile(field, value) if isinstance(value, str) else frozenset(_texts(field, value))
+def _paths(field: str, value: object, work: Work) -> Paths | None:
+    """Return what a field says of module paths, None where that takes unbounded work."""
+    if isinstance(value, str):
+        return _compile(field, value, work)
+    return frozenset(_texts(field, value))
 
 
-# Of the fields that say which modules are targeted: what reads each; None where it is too costly.
-_READERS: Final[Mapping[str, Callable[[str, object], object]]] = {
+# Of the fields that say which modules are targeted: what reads each; None where it cannot be.
+_READERS: Final[Mapping[str, Callable[[str, object, Work], object]]] = {
     "target_modules": _paths,
     "exclude_modules": _paths,
     "modules_to_save": _saved,
@@ -209,57 +225,46 @@ _READERS: Final[Mapping[str, Callable[[str, object], object]]] = {
 }
 
 
-def _compile(field: str, text: str) -> re.Pattern[str] | None:
-    """Compile an expression; None for one that could run for ever: the config may be anybody's."""
-    if len(text) > _MAX_EXPRESSION_LENGTH or re.search(r"\)[*+{]", text):
-        return None
-    if max(len(_REPETITION.findall(branch)) for branch in _branches(text)) > _MAX_REPETITIONS:
+def _compile(field: str, text: str, work: Work) -> Expression | None:
+    """Compile an expression; None where matching it takes unbounded work."""
+    if len(text) > _MAX_EXPRESSION_LENGTH:
         return None
     try:
-        return re.compile(text)
-    except re.error as error:
+        return compile_expression(text, work)
+    except UnboundedExpressionError:
+        return None
+    except ValueError as error:
         raise _wrong(field, f"{text[:80]!r}: {error}", "a regular expression or a list") from error
 
 
-def _branches(text: str) -> list[str]:
-    """Return the alternatives of an expression, which are tried one after another."""
-    depth, ends = 0, [-1]
-    for token in _BRANCHING.finditer(text):
-        depth += {"(": 1, ")": -1}.get(token[0], 0)
-        if token[0] == "|" and depth == 0:
-            ends.append(token.start())
-    return [text[end + 1 : after] for end, after in pairwise([*ends, len(text)])]
-
-
-def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
+def _patterns(field: str, value: object, work: Work, *, rank: bool) -> tuple[Pattern, ...]:
     value = {} if value is None else value
     if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
         raise _wrong(field, type(value).__name__, f"an object of at most {_MAX_PATTERNS} members")
     return tuple(
-        (_regex(field, text), (_rank if rank else _number)(f"{field}[{text!r}]", number))
+        (_ending(field, text, work), (_rank if rank else _number)(f"{field}[{text!r}]", number))
         for text, number in value.items()
     )
 
 
-def _regex(field: str, text: str) -> re.Pattern[str]:
-    """Compile an expression as PEFT does.
-
-    What could run for ever (repeated groups, many open repetitions) is refused, as the config
-    may be anybody's.
-    """
+def _ending(field: str, text: str, work: Work) -> Ending:
     ensure(
-        len(text) <= _MAX_PATTERN_LENGTH
-        and not re.search(r"\)[*+{]", text)
-        and len(_REPETITION.findall(text)) < _MAX_REPETITIONS,
+        len(text) <= _MAX_PATTERN_LENGTH,
         RefusedError(
-            f"{CONFIG_FILE}: {field} has the expression {text[:80]!r},"
-            " expected one without repeated groups.",
+            f"{CONFIG_FILE}: {field} has the expression {text[:80]!r} of {len(text)} letters,"
+            f" expected at most {_MAX_PATTERN_LENGTH}.",
             hint="Write the module paths out.",
         ),
     )
     try:
-        return re.compile(rf"(.*\.)?({text})$")
-    except re.error as error:
+        return compile_ending(text, work)
+    except UnboundedExpressionError as error:
+        raise RefusedError(
+            f"{CONFIG_FILE}: {field} has the expression {text[:80]!r} with {error}, expected one"
+            " that can be matched in bounded work.",
+            hint="Write the module paths out.",
+        ) from error
+    except ValueError as error:
         raise _wrong(field, f"{text[:80]!r}: {error}", "regular expressions as members") from error
 
 

@@ -31,7 +31,7 @@ from share_registry.exchange.base_model import Family, base_of, family_of, is_lo
 from share_registry.exchange.config import names_in
 from share_registry.exchange.config_checks import is_foreign_library
 from share_registry.exchange.normal_form import marks_of, normal_form, readings_of
-from share_registry.exchange.selection import EXPERTS, ends_with, layout_roles
+from share_registry.exchange.selection import EXPERTS, endings_of, ends_with, layout_roles
 from share_registry.exchange.servers import EXPERT, SGLANG_FUSED, VLLM_RANKS
 from share_registry.exchange.tensors import Rows, pad_rows, pairs_of, tensors_of
 from share_registry.format.layout import (
@@ -161,7 +161,7 @@ def name_targets(paths: list[str], listed: object) -> list[str]:
     """Return those of the names listed that select modules, or the paths where some are left."""
     if not isinstance(listed, list):
         return paths
-    used = {name for name in map(str, listed) if any(ends_with(path, {name}) for path in paths)}
+    used = {*map(str, listed)} & {ending for path in paths for ending in endings_of(path)}
     return sorted(used) if all(ends_with(path, used) for path in paths) else paths
 
 

@@ -17,9 +17,9 @@ shapes decide, then the order of transformers' experts.
 """
 
 import math
-import re
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Final
@@ -34,6 +34,7 @@ from share_registry.exchange.config import (
     names_in,
     settings_of,
 )
+from share_registry.exchange.expressions import Expression
 from share_registry.exchange.plain_keys import path_in_model
 from share_registry.format.layout import Layout, TensorSpec
 
@@ -129,9 +130,16 @@ def absent_heads(config: Mapping[str, object], keys: Collection[str]) -> list[st
     """
     modules = {end for key in keys for end in _prefixes(key)}
     names = names_in(config, "modules_to_save")
-    absent = [name for name in names if not any(module.endswith(name) for module in modules)]
+    backwards = sorted(module[::-1] for module in modules)
+    absent = [name for name in names if not _any_begins(backwards, name[::-1])]
     has_head = CLASSIFIERS & set(names) - set(absent)
     return [name for name in absent if not (has_head and name in CLASSIFIERS)]
+
+
+def _any_begins(texts: Sequence[str], beginning: str) -> bool:
+    """Tell whether any of some sorted texts begins so."""
+    place = bisect_left(texts, beginning)
+    return place < len(texts) and texts[place].startswith(beginning)
 
 
 def _prefixes(key: str) -> list[str]:
@@ -166,7 +174,11 @@ def ambiguous(settings: Settings, roles: Mapping[str, Role]) -> list[str]:
         for module, role in roles.items()
         if any(
             len(
-                {value for regex, value in patterns if regex.match(_key(role.path, role.parameter))}
+                {
+                    value
+                    for ending, value in patterns
+                    if ending.matches(_key(role.path, role.parameter))
+                }
             )
             > 1
             for patterns in (settings.ranks, settings.alphas)
@@ -179,25 +191,31 @@ def ends_with(path: str, names: Paths | AbstractSet[str]) -> bool:
 
     An expression must match the whole path.
     """
-    if isinstance(names, re.Pattern):
-        return names.fullmatch(path) is not None
-    end = path.rfind(".") if names else -1
+    if isinstance(names, Expression):
+        return names.matches(path)
+    return bool(names) and any(ending in names for ending in endings_of(path))
+
+
+def endings_of(path: str) -> Iterator[str]:
+    """Yield what follows each dot of a path, the shortest first, then the path."""
+    end = path.rfind(".")
     while end >= 0:
-        if path[end + 1 :] in names:
-            return True
+        yield path[end + 1 :]
         end = path.rfind(".", 0, end)
-    return path in names
+    yield path
 
 
 def _is_selected(targets: Targets, path: str, a: TensorSpec) -> bool:
-    if ends_with(path, targets.excluded) or any(regex.match(path) for regex in targets.saved):
+    if ends_with(path, targets.excluded) or any(
+        name.matches_beginning(path) for name in targets.saved
+    ):
         return False
     if targets.is_all_linear:
         is_linear = len(a.shape) == 2 and not a.key.endswith("lora_embedding_A")
         return is_linear and path.rpartition(".")[2] not in targets.heads
     if targets.modules is None:
         return True
-    if isinstance(targets.modules, re.Pattern) or path in targets.modules:
+    if isinstance(targets.modules, Expression) or path in targets.modules:
         return ends_with(path, targets.modules)
     return ends_with(path, targets.modules) and _is_in_layers(targets, path)
 
@@ -205,9 +223,8 @@ def _is_selected(targets: Targets, path: str, a: TensorSpec) -> bool:
 def _is_in_layers(targets: Targets, path: str) -> bool:
     if targets.layers is None:
         return True
-    matches = (regex.match(path) for regex in targets.layer_patterns)
-    match = next((match for match in matches if match is not None), None)
-    return match is not None and int(match["index"]) in targets.layers
+    numbers = (pattern.find(path) for pattern in targets.layer_patterns)
+    return next((number for number in numbers if number is not None), None) in targets.layers
 
 
 def _owners(
@@ -232,6 +249,8 @@ def _holds_experts(settings: Settings, path: str, a: TensorSpec) -> bool:
 
 
 def _named_parameters(settings: Settings, path: str) -> list[str]:
+    # comparing a name with a path takes as long as five steps
+    settings.work.spend(5 * len(settings.parameters))
     targets = (target.rpartition(".") for target in settings.parameters)
     names = {name for owner, _, name in targets if owner and ends_with(path, {owner})}
     return sorted(names)
@@ -316,10 +335,10 @@ def _key(path: str, parameter: str) -> str:
 
 
 def _rank(settings: Settings, key: str) -> int:
-    values = (int(value) for regex, value in settings.ranks if regex.match(key))
+    values = (int(value) for ending, value in settings.ranks if ending.matches(key))
     return next(values, settings.rank)
 
 
 def _alpha(settings: Settings, key: str) -> float:
-    values = (value for regex, value in settings.alphas if regex.match(key))
+    values = (value for ending, value in settings.alphas if ending.matches(key))
     return next(values, settings.alpha)

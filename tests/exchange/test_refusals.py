@@ -175,10 +175,25 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ShareRegistryError], tuple[str, ..
         InvalidInputError,
         ("(q_proj", "expected regular expressions"),
     ),
-    "pattern that may run for ever": (
-        {"alpha_pattern": {"(a+)+q": 2}},
+    "pattern that takes unbounded work": (
+        {"alpha_pattern": {r"(a+)\1q": 2}},
         RefusedError,
-        ("(a+)+q", "expected one without repeated groups"),
+        (r"(a+)\\1q", "expected one that can be matched in bounded work"),
+    ),
+    "pattern that is too long": (
+        {"rank_pattern": {"a" * 513: 2}},
+        RefusedError,
+        ("rank_pattern has the expression 'aaa", "of 513 letters", "at most 512"),
+    ),
+    "pattern nested too deep": (
+        {"rank_pattern": {"(" * 200 + "a" + ")" * 200: 2}},
+        RefusedError,
+        ("groups nested deeper than 50",),
+    ),
+    "pattern with a repetition that is too large": (
+        {"rank_pattern": {"a{99999999999999999999}": 2}},
+        InvalidInputError,
+        ("the repetition number is too large", "expected regular expressions"),
     ),
     "flag that is a text": (
         {"use_rslora": "yes"},

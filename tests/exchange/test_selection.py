@@ -128,13 +128,24 @@ def test_layers_that_are_not_listed_are_no_part_of_the_function(copied: Copied) 
 @pytest.mark.parametrize(
     "expression", [r"(.*a*)*b", ".*?o" * 5 + "x|q_proj", ".{0,99}o" * 5 + "x", "[|].*" * 5]
 )
-def test_an_expression_that_could_run_for_ever_is_not_evaluated(
+def test_an_expression_that_could_run_for_ever_is_evaluated_as_peft_does(
     expression: str, copied: Copied
 ) -> None:
     source = copied("rslora")
     set_config(source, target_modules=expression)
     adapter = read(source)
-    assert any("too costly to evaluate" in note for note in adapter.remarks)
+    assert not any("unbounded work" in note for note in adapter.remarks)
+    assert not any(pair.scale for pair in adapter.factor_pairs())
+
+
+@pytest.mark.parametrize("expression", [r"(.)\1.*", "(?>.*)", "(?:" * 60 + ".*" + ")" * 60])
+def test_an_expression_that_takes_unbounded_work_is_not_evaluated(
+    expression: str, copied: Copied
+) -> None:
+    source = copied("rslora")
+    set_config(source, target_modules=expression)
+    adapter = read(source)
+    assert any("unbounded work" in note for note in adapter.remarks)
     assert all(pair.scale for pair in adapter.factor_pairs())
 
 
@@ -142,7 +153,7 @@ def test_the_branches_of_an_expression_count_one_by_one(copied: Copied) -> None:
     source = copied("rslora")
     set_config(source, target_modules=r".*0\..*\(?.*[|].*|.*1\..*\.v_.*")
     adapter = read(source)
-    assert not any("too costly" in note for note in adapter.remarks)
+    assert not any("unbounded work" in note for note in adapter.remarks)
     assert [pair.module for pair in adapter.factor_pairs() if pair.scale] == [
         "model.layers.1.self_attn.v_proj"
     ]
