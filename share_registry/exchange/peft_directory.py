@@ -55,7 +55,7 @@ from share_registry.format.canonical import Json, dump, sha256
 from share_registry.format.layout import MAX_TENSORS, Layout, TensorSpec
 from share_registry.format.records import Source
 from share_registry.format.safetensors_file import Item
-from share_registry.names import Digest
+from share_registry.names import Digest, first_and_more
 from share_registry.outside.files import Kind, Outside
 from share_registry.parallel import MAX_THREADS, side_by_side
 
@@ -64,6 +64,8 @@ MAX_TENSOR_FILE_BYTES: Final = 16 << 30
 PEFT_METADATA: Final = (("format", "pt"),)
 # bytes of tensors from which on they are hashed by several threads
 _HASHED_SIDE_BY_SIDE: Final = 1 << 26
+# Of the files that are not kept, in a remark
+_LISTED: Final = 20
 _LIMITS: Final = (
     "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
 )
@@ -277,8 +279,8 @@ def _assemble(
 def _absent_heads(config: Mapping[str, object], layout: Layout) -> list[str]:
     absent = absent_heads(config, [layout.tensors[place].key for place in layout.passengers])
     return [
-        f"modules_to_save names {', '.join(absent)}, of which there is no tensor: PEFT does not"
-        " load the adapter into a model that has such a module."
+        f"modules_to_save names {first_and_more(absent, 3)}, of which there is no tensor: PEFT"
+        " does not load the adapter into a model that has such a module."
         for _ in absent[:1]
     ]
 
@@ -501,18 +503,21 @@ def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
             skipped.append(f"{name} (another name differs in case alone)")
         elif is_pickle_name(name):
             skipped.append(f"{name} (pickle or training state)")
-        elif size > min(rules.MAX_ATTACHMENT_BYTES, left) or len(kept) == rules.MAX_ATTACHMENTS:
+        elif len(kept) == rules.MAX_ATTACHMENTS:
+            skipped.append(f"{name} (over the limit of {rules.MAX_ATTACHMENTS} files)")
+        elif size > min(rules.MAX_ATTACHMENT_BYTES, left):
             skipped.append(f"{name} ({size} bytes, over the limit)")
         elif is_pickle(content := _read(files, name, size)):
             skipped.append(f"{name} (pickle)")
         elif name == PIPELINE_FILE and (parts := pipeline_folders(content)):
-            skipped.append(f"{name} (it needs {', '.join(parts)})")
+            skipped.append(f"{name} (it needs {first_and_more(parts, 3)})")
         else:
             kept[name] = content
             lowered.add(name.casefold())
             left -= size
     # what is no Unicode cannot be written into a note
     shown = "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1] for letter in ", ".join(skipped)
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in first_and_more(skipped, _LISTED)
     )
     return without_card(kept), [f"not kept: {shown}."] if skipped else []

@@ -34,7 +34,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.format.canonical import sha256
+from share_registry.format.canonical import MAX_JSON_BYTES, sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import (
     Note,
@@ -115,6 +115,14 @@ def publish(
     note_digest = None
     if note is not None:
         content = note.to_bytes()
+        ensure(
+            len(content) <= MAX_JSON_BYTES,
+            InvalidInputError(
+                f"space {space!r}: message, labels, metrics and remarks of the commit come to"
+                f" {len(content)} bytes, more than the limit of {MAX_JSON_BYTES}.",
+                hint="Give fewer labels and metrics, or commit fewer adapters at once.",
+            ),
+        )
         # what no reader would take is never published (spec COM-09)
         Note.from_bytes(content)
         note_digest = sha256(content)

@@ -23,7 +23,10 @@ from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
+from share_registry.values.sheet import shorten
 
+# Letters of a remark: what a config says may stand in it, and that has no end.
+_MAX_REMARK: Final = 4096
 _OTHER_BASE: Final = "It was trained on another base model: commit it to another space."
 
 
@@ -88,7 +91,10 @@ def note_for(
         item.note.model_copy(
             update={
                 # an adapter that was checked out brings some of them along
-                "remarks": list(dict.fromkeys([*remarks[task], *item.adapter.remarks])),
+                "remarks": [
+                    shorten(remark, _MAX_REMARK)
+                    for remark in dict.fromkeys([*remarks[task], *item.adapter.remarks])
+                ],
             }
         )
         for task, item in encoded.items()
