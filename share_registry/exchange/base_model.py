@@ -15,8 +15,9 @@ _CACHE: Final = re.compile(
     r".*(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?"
 )
 _LOCAL: Final = re.compile(r"[/\\~.].*|[A-Za-z]:[/\\].*|.*\\.*|[^/]+/[^/]+/.*")
+# A run of digits is never tried in parts: a long one would take time without end.
 _GENERIC: Final = re.compile(
-    r"(checkpoint-|adapter|output).*|([-_.]?(v?\d+|s\d+|final|best|last|latest|lora|default|model"
+    r"(checkpoint-|adapter|output).*|([-_.]?(v?\d++|s\d++|final|best|last|latest|lora|default|model"
     r"|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
 )
 _MAX_LABEL: Final = 512

@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,16 @@ def test_a_generic_directory_name_is_refused_with_a_better_one(name: str) -> Non
     ) as caught:
         derive_task(f"/data/adapters/cola/{name}")
     assert "task='cola'" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["run-" + "20" * 100 + "x", "v1" * 100 + "é", "step_" * 60 + "~"])
+def test_a_long_name_is_told_from_a_generic_one_at_once(name: str) -> None:
+    start = time.process_time()
+    with suppress(RefusedError):
+        derive_task(f"/data/{name}")
+    with suppress(RefusedError):
+        space_name_of(f"/data/{name}")
+    assert time.process_time() - start < 1
 
 
 @given(location=st.text())
