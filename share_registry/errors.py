@@ -7,6 +7,8 @@ expected; `hint` says what to do next.
 from copy import copy
 from typing import ClassVar, Self
 
+from share_registry.escapes import printable
+
 
 class ShareRegistryError(Exception):
     """Base of every error of this library.
@@ -24,7 +26,7 @@ class ShareRegistryError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        return printable(f"{self.message} {self.hint}".rstrip())
 
     def amended(self, *, prefix: str = "", hint: str = "") -> Self:
         """Return the same error with a prefix to its message, and a hint where it has none."""

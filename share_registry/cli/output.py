@@ -6,7 +6,6 @@ lists them).
 """
 
 import dataclasses
-import json
 import logging
 import math
 import re
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
+from share_registry.escapes import indented, json_text, one_line, printable
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit, Log, brief_sheet
-from share_registry.values.sheet import Sheet, as_text, printable, sheet_of
+from share_registry.values.sheet import Sheet, as_text, sheet_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -115,7 +115,7 @@ def emit(
     if value is None:
         return
     if session.json:
-        click.echo(json.dumps(document(value), indent=2, ensure_ascii=False))
+        click.echo(json_text(document(value), indent=2))
         return
     if isinstance(value, list | tuple | Log) and not value:
         options = click.get_current_context().params.items()
@@ -126,7 +126,7 @@ def emit(
         sheet = brief_sheet(value) if brief and isinstance(value, Commit) else sheet_of(value)
     if session.quiet:
         for ref in sheet.refs:
-            click.echo(ref)
+            click.echo(printable(ref))
         return
     if shown := as_text(sheet, width=terminal_width()):
         click.echo(shown)
@@ -140,7 +140,7 @@ def terminal_width() -> int | None:
 def say(message: str, session: "Session") -> None:
     """Print a message for people on stderr."""
     if not session.quiet:
-        click.echo(message, err=True)
+        click.echo(printable(message), err=True)
 
 
 def say_unless_new(commit: Commit, session: "Session", *, dry_run: bool, already: str) -> Commit:
@@ -177,10 +177,10 @@ def complain(
             "exit_code": error.exit_code,
             **key,
         }
-        click.echo(json.dumps(said, ensure_ascii=False), err=True)
+        click.echo(json_text(said), err=True)
         return
     for name, text in {"error": message, **key, "hint": hint}.items():
-        click.echo(f"{name}: {printable(text)}", err=True)
+        click.echo(f"{name}: {indented(text, len(name) + 2)}", err=True)
 
 
 def document(value: object) -> object:
@@ -300,7 +300,7 @@ def _ticking(doing: str, every_s: float) -> Iterator[Callable[[str, int, int], N
         elapsed_s = 0.0
         while not ended.wait(every_s):
             elapsed_s += every_s
-            click.echo(f"{state[0]}, {elapsed_s:.0f} s", err=True)
+            click.echo(f"{one_line(state[0])}, {elapsed_s:.0f} s", err=True)
 
     def show(step: str, done: int, total: int) -> None:
         state[0] = f"{step}: {done} of {total}"
@@ -330,11 +330,13 @@ class _Steps(logging.Handler):
         self._doing = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.update(self._task, description=record.getMessage()[:80])
+        self._progress.update(self._task, description=one_line(record.getMessage())[:80])
 
     def show(self, doing: str, done: int, total: int) -> None:
         """Move the bar; each step has a pace of its own."""
         if doing != self._doing:
             self._progress.reset(self._task, total=total)
             self._doing = doing
-        self._progress.update(self._task, description=doing[:80], completed=done, total=total)
+        self._progress.update(
+            self._task, description=one_line(doing)[:80], completed=done, total=total
+        )

@@ -14,6 +14,7 @@ from typing import Final, Literal
 import torch
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
+from share_registry.escapes import code_span
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import (
     CARD_MARK,
@@ -204,7 +205,7 @@ def export_digest(files: Mapping[str, bytes]) -> Digest:
 
 
 def _lines(card: CardFacts, profile: str) -> list[str]:
-    base = f" for `{card.base_model}`" if card.base_model else ""
+    base = f" for {code_span(card.base_model)}" if card.base_model else ""
     lines = [f"A LoRA adapter{base}, exported by share_registry in the {profile} profile.", ""]
     if card.ref:
         lines.append(f"- version: `{card.ref}`")

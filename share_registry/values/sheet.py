@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
 
+from share_registry.escapes import html, indented, one_line, printable
+
 # What stands in a cell that has nothing to say
 NOTHING: Final = "-"
 _GAP: Final = 2
@@ -114,7 +116,7 @@ class Shown(Protocol):
         return as_text(self.sheet())
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.sheet().title}>"
+        return f"<{type(self).__name__} {printable(self.sheet().title)}>"
 
     def _repr_html_(self) -> str:
         return as_html(self.sheet())
@@ -154,23 +156,18 @@ def as_text(sheet: Sheet, *, width: int | None = None) -> str:
 
 def as_html(sheet: Sheet) -> str:
     """Return a sheet as HTML; everything that came from a user is escaped."""
-    from html import escape
-
-    parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
-    parts += [f"<p>{escape(paragraph)}</p>" for paragraph in sheet.text]
+    parts = [f"<p><strong>{html(sheet.title)}</strong></p>"] if sheet.title else []
+    parts += [f"<p>{html(paragraph)}</p>" for paragraph in sheet.text]
     tables = (Table(headers=("", ""), rows=sheet.facts), *sheet.tables)
     parts += [_html_table(table) for table in tables if table.rows]
-    parts += [f"<p>{escape(sheet.total)}</p>"] if sheet.total else []
-    parts += [f"<p>{escape(note)}</p>" for note in sheet.notes]
+    parts += [f"<p>{html(sheet.total)}</p>"] if sheet.total else []
+    parts += [f"<p>{html(note)}</p>" for note in sheet.notes]
     return f"<div>{''.join(parts)}</div>"
 
 
 def align(table: Table, *, width: int | None = None) -> str:
     """Return a table as text with a line of headers; where a width is given, no line is longer."""
-    columns = [
-        [header, *map(printable, cells)]
-        for header, *cells in zip(table.headers, *table.rows, strict=True)
-    ]
+    columns = [[*map(one_line, column)] for column in zip(table.headers, *table.rows, strict=True)]
     if width is not None and table.stacked and _excess(columns, width) > 0:
         return _stack(columns, width)
     if width is not None:
@@ -184,16 +181,6 @@ def shorten(text: str, width: int | None) -> str:
     if width is None or len(text) <= width:
         return text
     return f"{text[: max(width - 1, 0)]}{ELLIPSIS}"
-
-
-def printable(text: str) -> str:
-    """Replace what could drive a terminal: whoever may commit must not."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
-    )
 
 
 def size(count: int) -> str:
@@ -268,15 +255,13 @@ def first_line(message: str) -> str:
 
 
 def _html_table(table: Table) -> str:
-    from html import escape
-
     right = [' style="text-align: right"' * header.endswith(">") for header in table.headers]
     head = ""
     if any(table.headers):
-        names = (escape(header.removesuffix(">")) for header in table.headers)
+        names = (html(header.removesuffix(">")) for header in table.headers)
         head = f"<thead><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr></thead>"
     rows = [
-        "".join(f"<td{style}>{escape(cell)}</td>" for cell, style in zip(row, right, strict=True))
+        "".join(f"<td{style}>{html(cell)}</td>" for cell, style in zip(row, right, strict=True))
         for row in table.rows
     ]
     return f"<table>{head}<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
@@ -337,7 +322,8 @@ def _fact(name: str, value: str, width: int | None) -> str:
     """Return a named value; where a width is given, its lines stand below each other."""
     from textwrap import fill
 
-    line = f"{name}{printable(value)}"
+    name = one_line(name)
+    line = f"{name}{indented(value, len(name))}"
     if width is None or len(line) <= width:
         return line
     return fill(

@@ -1,0 +1,64 @@
+"""Escape what came from outside for where it is shown: a terminal, a notebook, a model card.
+
+Messages, labels, authors, file names and base models may be anybody's. They are kept as they are
+and made harmless where they are shown, here and nowhere else.
+"""
+
+import json
+import re
+from typing import Any, Final
+
+_BACKTICKS: Final = re.compile("`+")
+_LAST_OF_16_BITS: Final = 0xFFFF
+
+
+def printable(text: str) -> str:
+    """Replace what could drive a terminal or reorder a line; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a text as `printable` does, on one line."""
+    return printable(" ".join(text.splitlines()) if "\n" in text else text)
+
+
+def indented(text: str, width: int) -> str:
+    """Return a text as `printable` does; its lines behind the first begin with so many blanks."""
+    return printable(text).replace("\n", "\n" + " " * width)
+
+
+def html(text: str) -> str:
+    """Return a text for the inside of an HTML element, or for a quoted attribute."""
+    from html import escape
+
+    return escape(printable(text))
+
+
+def code_span(text: str) -> str:
+    """Return a text as code of Markdown, in which nothing is markup."""
+    line = one_line(text)
+    fence = "`" * (max((len(run) for run in _BACKTICKS.findall(line)), default=0) + 1)
+    blank = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{blank}{line}{blank}{fence}"
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON with what `printable` would replace written as escapes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else _escape(letter) for letter in text
+    )
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    if code <= _LAST_OF_16_BITS:
+        return f"\\u{code:04x}"
+    return json.dumps(letter).strip('"')
