@@ -8,7 +8,10 @@ import json
 import re
 from typing import Any, Final
 
-_BACKTICKS: Final = re.compile("`+")
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+# What ends code or its line, drives a terminal, or reorders letters: a fixed list, as it is
+# part of the format (spec EXP-03).
+_ENDS_CODE: Final = re.compile("[`\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _LAST_OF_16_BITS: Final = 0xFFFF
 
 
@@ -17,8 +20,7 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
+        letter if letter.isprintable() or letter == "\n" else REPLACEMENT for letter in text
     )
 
 
@@ -40,11 +42,8 @@ def html(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    """Return a text as code of Markdown, in which nothing is markup."""
-    line = one_line(text)
-    fence = "`" * (max((len(run) for run in _BACKTICKS.findall(line)), default=0) + 1)
-    blank = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{fence}{blank}{line}{blank}{fence}"
+    """Return a text as code of Markdown, in which nothing is markup (spec EXP-03)."""
+    return f"`{_ENDS_CODE.sub(REPLACEMENT, text)}`"
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -1,6 +1,7 @@
 """Chapter 10: the files of a version."""
 
 import json
+import re
 from hashlib import sha256
 
 from spec.reader.binary import safetensors
@@ -10,6 +11,8 @@ from spec.reader.refusals import RemovedError, need
 
 MAX_CONFIG = 1 << 20
 MAX_NAME = 255
+REPLACED = "\ufffd"
+ENDS_CODE = re.compile("[`\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
 
@@ -77,10 +80,10 @@ def label_of(store, space):
 
 # The model card (spec EXP-03)
 def card(version, base):
-    base = base.replace("\0", "\ufffd")
+    base = base.replace("\0", REPLACED)
     budget = f" (budget {float(version['budget']):.3g})" if "budget" in version else ""
     error = f"{float(version['error']):.3g}{budget}"
-    whose = f" for `{base}`" if base else ""
+    whose = f" for `{ENDS_CODE.sub(REPLACED, base)}`" if base else ""
     lines = [
         "---",
         "library_name: peft",
