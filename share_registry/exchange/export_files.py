@@ -182,6 +182,16 @@ def place(
         ),
     )
     target = outside.absolute(root / name if name else root)
+    # the directory may be behind a link, the place of the files themselves may not
+    kind = outside.kind_behind(target.parent)
+    ensure(
+        kind is Kind.DIRECTORY or not outside.exists(target.parent),
+        RefusedError(
+            f"{target.parent} is or leads to a {kind or 'place that is not there'},"
+            " expected a directory or nothing.",
+            hint="Give another directory.",
+        ),
+    )
     occupied = _occupied(target, outside)
     if occupied and _same(files, target, outside):
         return target, False

@@ -372,13 +372,20 @@ def not_there(place: str) -> NotFoundError:
 
 
 def _list_files(folder: Path, outside: Outside) -> Files:
-    kind = outside.kind(folder)
+    kind = outside.kind_behind(folder)
     ensure(
         kind is not None,
         not_there(str(folder)),
     )
     if kind is Kind.FILE:
         raise _not_a_directory(folder)
+    ensure(
+        kind is Kind.DIRECTORY,
+        InvalidInputError(
+            f"{folder} is a {kind}, expected a directory of PEFT.",
+            hint=f"Give the directory with {CONFIG_FILE}.",
+        ),
+    )
     kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
     for name, entry_kind in kinds.items():
         ensure(
@@ -423,6 +430,13 @@ def _require(files: Files, source: Source) -> None:
     if TENSOR_FILE in files.sizes and CONFIG_FILE in files.sizes:
         return
     missing = CONFIG_FILE if CONFIG_FILE not in files.sizes else TENSOR_FILE
+    ensure(
+        missing not in files.others,
+        InvalidInputError(
+            f"{source.location} has {missing}, but not as a regular file.",
+            hint="Give the directory that PEFT's save_pretrained wrote.",
+        ),
+    )
     models = [name for name in files.sizes if name.startswith("adapter_model")]
     shards = [name for name in models if name.endswith((".safetensors", ".index.json"))]
     pickles = [name for name in models if is_pickle_name(name)]

@@ -54,7 +54,7 @@ class Kind(StrEnum):
     FILE = "file"
     DIRECTORY = "directory"
     LINK = "link"
-    SPECIAL = "special"
+    SPECIAL = "device, pipe or socket"
 
 
 _KINDS: Final = {
@@ -145,6 +145,21 @@ class Outside:
         """
         status = self._status(path)
         return None if status is None else _KINDS.get(stat.S_IFMT(status.st_mode), Kind.SPECIAL)
+
+    def kind_behind(self, path: Path) -> Kind | None:
+        """Return what a path leads to, links followed; None for nothing or a circle of links.
+
+        Raises StoreError.
+        """
+        kind = self.kind(path)
+        if kind is not Kind.LINK:
+            return kind
+        try:
+            kind = self.kind(path.resolve())
+        # what Python raises for a circle
+        except (RuntimeError, OSError):
+            return None
+        return None if kind is Kind.LINK else kind
 
     def exists(self, path: Path) -> bool:
         """Tell whether a path exists (links are not followed). Raises StoreError."""
@@ -306,8 +321,10 @@ class Outside:
             missing.append(path)
             path = path.parent
         ensure(
-            kind is not Kind.FILE,
-            RefusedError(f"{path} is a file, expected a directory.", hint="Choose another place."),
+            kind not in (Kind.FILE, Kind.SPECIAL),
+            RefusedError(
+                f"{path} is a {kind}, expected a directory.", hint="Choose another place."
+            ),
         )
         for directory in reversed(missing):
             with (

@@ -162,7 +162,7 @@ CORRECTED: Final[dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]]] = {
     "rank": ("plain", {"r": 5}, "Correct r or rank_pattern", {"r": 4}),
     "pattern": (
         "alpha_pattern",
-        {"alpha_pattern": {r"(layers\.\d+\.)*self_attn\.q_proj": 32, "o_proj": 1.5}},
+        {"alpha_pattern": {r"(layers)\.\d+\.(?!\1)self_attn\.q_proj": 32, "o_proj": 1.5}},
         "Write the module paths out.",
         {
             "alpha_pattern": {
