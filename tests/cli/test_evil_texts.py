@@ -78,7 +78,8 @@ def results(registry: sr.Registry) -> list[Any]:
     ones = (
         *(registry.show("a"), registry.lineage("a"), registry.diff("a", "b"), registry.basis()),
         *(registry.verify("deep"), registry.retention(), registry.analyze()),
-        *(registry.resolve("a"), registry.checkout("a")),
+        *(registry.resolve("a"), registry.checkout("a"), registry.audit(), registry.checkpoint()),
+        registry.gc(),
     )
     return [*lists, *(item for items in lists for item in items), *ones]
 
@@ -98,6 +99,7 @@ COMMANDS = (
     *(["ls"], ["ls", "--json"], ["spaces"], ["spaces", "--json"], ["aliases"], ["tags"]),
     *(["diff", "a", "b"], ["resolve", "a"], ["verify"], ["similar", "a"], ["retention"]),
     *(["log", "-q"], ["show", "a", "-q"], ["basis"], ["analyze"], ["doctor"]),
+    *(["audit"], ["audit", "--json"], ["checkpoint"], ["gc"], ["refit", "--dry-run"]),
 )
 
 

@@ -37,6 +37,7 @@ from share_registry.names import (
 from share_registry.outside.files import Outside
 from share_registry.store.protocol import identity_of, object_of, record_of
 from share_registry.times import beginning_of, end_of
+from share_registry.values.audits import Checkpoint
 from share_registry.values.conditions import conditions_of
 from share_registry.values.shards import check_shard
 
@@ -48,6 +49,10 @@ _KEYS: Final = [
     for side in "AB"
 ]
 _TENSORS: Final = ((DType.BF16, 24), (DType.BF16, 18), (DType.I64, 48), (DType.F32, 24))
+_CHECKPOINT: Final = (
+    b"share-registry checkpoint 1 of store 01234567-89ab-cdef-0123-456789abcdef\n"
+    + b"s/@c12 %s 2026-11-16T20:38:00.000000Z\n" % (b"a" * 64)
+)
 SPECS: Final = [TensorSpec(key=key, dtype=DType.F32, shape=[8, 8]) for key in _KEYS]
 CONFIGS: Final[Sequence[Mapping[str, object]]] = (
     {"target_modules": ["q_proj"], "modules_to_save": ["score"], "task_type": "SEQ_CLS"},
@@ -130,6 +135,11 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "safetensors": Parser(read=_read_safetensors, corpus=binary, weight=3),
         "config": Parser(read=_read_config, corpus=configs, weight=6),
         "texts": Parser(read=_read_text, corpus=[text.encode() for text in TEXTS], weight=3),
+        "checkpoint": Parser(
+            read=lambda content: Checkpoint.of(content.decode(errors="replace")),
+            corpus=[_CHECKPOINT],
+            weight=1,
+        ),
         "list": Parser(read=read_csv, corpus=LISTS, weight=1),
         "attachments": Parser(read=_read_attachment, corpus=everything, weight=1),
     }
