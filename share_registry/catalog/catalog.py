@@ -6,7 +6,8 @@ here can be made good by a rebuild from the store.
 """
 
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import RLock, local
@@ -19,13 +20,17 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import schema
 from share_registry.catalog.database_errors import hide_password, parse_url, translate_errors
 from share_registry.catalog.engine import (
+    BRIEF_S,
+    WAIT_S,
     Mode,
     engine_of,
     for_transactions,
     memory_engine,
     take_write_lock,
+    waiting,
     warn_if_unsafe,
 )
+from share_registry.catalog.overlay import lay_over
 from share_registry.catalog.tables import IdentityRow
 from share_registry.errors import CatalogError, ShareRegistryError, ensure
 from share_registry.outside.files import Kind, Outside
@@ -35,8 +40,10 @@ _STORE: Final = select(IdentityRow.store)
 
 
 class _PerThread(local):
-    # the one that a thread keeps open
+    # whether a thread keeps a connection over its transactions, which, and whether in one of them
+    keeps = False
     connection: Connection | None = None
+    in_transaction = False
 
 
 class Catalog:
@@ -56,10 +63,16 @@ class Catalog:
         self._lock = RLock()
         self._process = os.getpid()
         self._thread = _PerThread()
+        self._overlay: Callable[[Session], None] | None = None
         self.store_id: str | None = None
+        if in_memory:
+            # once no thread uses it any more
+            weakref.finalize(self, engine.dispose)
 
     @classmethod
-    def open(cls, url: str, *, mode: str = "c", store_id: str | None = None) -> Self:
+    def open(
+        cls, url: str, *, mode: str = "c", store_id: str | None = None, wait_s: float = WAIT_S
+    ) -> Self:
         """Open a catalog and check its schema.
 
         Args:
@@ -68,6 +81,7 @@ class Catalog:
                 there is none.
             store_id: Which store it is an index of; written where it says nothing yet and may be
                 written. Whether it fits is the caller's to check.
+            wait_s: How long to wait until it can be read.
 
         Raises:
             InvalidInputError: the URL is malformed or of an unsupported database.
@@ -82,7 +96,7 @@ class Catalog:
             with suppress(ShareRegistryError):
                 Outside().make_file(Path(catalog._url.database or ""))
         try:
-            catalog._check(store_id)
+            catalog._check(store_id, wait_s)
         except BaseException:
             catalog.close()
             raise
@@ -103,8 +117,34 @@ class Catalog:
         catalog._identify(store_id)
         return catalog
 
+    def overlaid(self, write: Callable[[Session], None]) -> Self:
+        """Return a catalog that also says what `write` writes; the database is left as it is.
+
+        From SQLite that is a copy in memory, into which more can be written. PostgreSQL is asked
+        anew in every transaction: `write` runs first, into temporary tables, and all is taken back
+        at the end.
+
+        Raises:
+            ConflictError: another process has kept it from being read for half a second.
+            CatalogError: the server grants no temporary tables.
+        """
+        if self._url.get_backend_name() == "sqlite":
+            catalog = self._copy_to_memory()
+            with catalog.begin(write=True) as session:
+                write(session)
+        else:
+            engine = self._reading.execution_options(isolation_level="REPEATABLE READ")
+            catalog = type(self)(engine, url=self._url, mode=Mode.READ)
+            catalog._overlay, catalog.store_id = write, self.store_id
+            with catalog.begin():
+                # to see that it can be done
+                pass
+        return catalog
+
     @contextmanager
-    def begin(self, *, write: bool = False, space: str | None = None) -> Iterator[Session]:
+    def begin(
+        self, *, write: bool = False, space: str | None = None, wait_s: float = WAIT_S
+    ) -> Iterator[Session]:
         """Begin a transaction.
 
         It is committed at the end of the block, rolled back by an exception.
@@ -113,6 +153,7 @@ class Catalog:
             write: Takes the write lock at once, so that what was read is still true when it is
                 written.
             space: The only space that is written to: on PostgreSQL, writers of others go on.
+            wait_s: How long to wait for the locks of other processes.
 
         Raises:
             CatalogError: the database cannot be used, or was opened for reading and `write` is
@@ -127,13 +168,21 @@ class Catalog:
         with (
             self._lock if self.is_in_memory else nullcontext(),
             translate_errors(self._url),
-            self._bind(write=write) as bind,
+            self._bind(write=write, wait_s=wait_s) as bind,
             Session(bind, expire_on_commit=False) as session,
             session.begin(),
         ):
-            if write:
-                take_write_lock(session.connection(), space)
-            yield session
+            with waiting(wait_s):
+                connection = session.connection()
+                if write:
+                    take_write_lock(connection, space)
+            if self._overlay is None:
+                yield session
+            else:
+                lay_over(connection)
+                self._overlay(session)
+                yield session
+                session.rollback()
 
     @contextmanager
     def keep_connection(self) -> Iterator[None]:
@@ -143,16 +192,18 @@ class Catalog:
         so that a file put in its place is seen, and none survives a fork.
         """
         is_file = self._url.get_backend_name() == "sqlite" and not self.is_in_memory
-        if self._thread.connection is not None or not is_file:
+        if self._thread.keeps or not is_file:
             yield
             return
         self._notice_fork()
         thread = self._thread
-        with translate_errors(self._url), self._reading.connect() as thread.connection:
-            try:
-                yield
-            finally:
-                thread.connection = None
+        thread.keeps = True
+        try:
+            yield
+        finally:
+            connection, thread.keeps, thread.connection = thread.connection, False, None
+            if connection is not None:
+                connection.close()
 
     @property
     def safe_url(self) -> str:
@@ -179,14 +230,15 @@ class Catalog:
     def __repr__(self) -> str:
         return f"Catalog({self.safe_url!r}, mode={self._mode.value!r})"
 
-    def _check(self, store_id: str | None) -> None:
+    def _check(self, store_id: str | None, wait_s: float) -> None:
         with self.keep_connection():
-            version = self.schema_version
+            with self.begin(wait_s=wait_s) as session:
+                version = schema.version_of(session.connection())
             if version is None and self._mode is Mode.CREATE:
                 self._migrate()
             else:
                 schema.check(version)
-            self._identify(store_id)
+            self._identify(store_id, wait_s)
         if self._mode is not Mode.READ and self._url.get_backend_name() == "postgresql":
             with self.begin() as session:
                 warn_if_unsafe(session.connection())
@@ -195,12 +247,12 @@ class Catalog:
         with self.begin(write=True) as session:
             schema.migrate(session.connection())
 
-    def _identify(self, store_id: str | None) -> None:
+    def _identify(self, store_id: str | None, wait_s: float = WAIT_S) -> None:
         """Read which store it is an index of.
 
         Say so where it says nothing yet and may be written.
         """
-        with self.begin() as session:
+        with self.begin(wait_s=wait_s) as session:
             self.store_id = session.scalar(_STORE)
         if self.store_id is None and store_id is not None and self._mode is not Mode.READ:
             with self.begin(write=True) as session:
@@ -210,26 +262,37 @@ class Catalog:
                     session.execute(IdentityRow.table.insert(), [{"store": store_id}])
                     self.store_id = store_id
 
+    def _copy_to_memory(self) -> Self:
+        with self.begin(wait_s=BRIEF_S) as session:
+            # before it is copied: to read takes the lock that keeps writers from changing it
+            store_id = session.scalar(_STORE)
+            engine = memory_engine(session.connection().connection.driver_connection)
+        catalog = type(self)(engine, url=make_url(_MEMORY), mode=Mode.CREATE, in_memory=True)
+        catalog.store_id = store_id
+        return catalog
+
     @contextmanager
-    def _bind(self, *, write: bool) -> Iterator[Engine | Connection]:
+    def _bind(self, *, write: bool, wait_s: float) -> Iterator[Engine | Connection]:
         """Yield what a transaction runs on.
 
         The connection that is kept, unless a transaction around this one is on it.
         """
         thread = self._thread
-        connection, thread.connection = thread.connection, None
+        if not thread.keeps or thread.in_transaction:
+            yield self._writing if write else self._reading
+            return
+        if thread.connection is None:
+            with waiting(wait_s):
+                thread.connection = self._reading.connect()
+        connection, thread.in_transaction = thread.connection, True
         try:
-            if connection is None:
-                yield self._writing if write else self._reading
-            else:
-                yield for_transactions(connection, write=write)
+            yield for_transactions(connection, write=write)
         except BaseException:
-            if connection is not None:
-                # a COMMIT that failed has left the connection in its transaction
-                connection.connection.rollback()
+            # a COMMIT that failed has left the connection in its transaction
+            connection.connection.rollback()
             raise
         finally:
-            thread.connection = connection
+            thread.in_transaction = False
 
     def _notice_fork(self) -> None:
         """Leave the parent's connections to the parent.

@@ -1,39 +1,49 @@
 """One open registry: its store, its catalog, and how the catalog follows the store.
 
 The store is the truth. The catalog answers; before it does, the record behind its head is probed,
-and whatever it lacks is applied. Where the catalog cannot be written, one in memory takes its
-place.
+and whatever it lacks is applied. A writer waits for others who write the catalog. A reader does
+not: where the catalog cannot be written, or not now, what it lacks is laid over what it has.
 """
 
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog, absolute_url, check_reachable
 from share_registry.catalog.database_errors import without_password
+from share_registry.catalog.engine import BRIEF_S, WAIT_S
 from share_registry.catalog.queries.aliases import spaces
 from share_registry.catalog.queries.lookups import mark_newer
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CatalogError,
     ConflictError,
+    ConnectionLostError,
     FormatError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
+    StoreError,
     ensure,
 )
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import check_author, check_place
-from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replay_in_memory
+from share_registry.registry.sync import (
+    follow,
+    forgotten,
+    rebuild_catalog,
+    replay_in_memory,
+    stand_in,
+)
 from share_registry.store.open import MEMORY, is_new, open_store
 from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
@@ -85,6 +95,9 @@ class Context:
     """An open registry: what every verb works on.
 
     Attributes:
+        catalog: What answers: the catalog that is kept, or what stands in for it.
+        kept: The catalog that is kept; None while another process has it locked since the opening.
+        open_kept: Opens that one, waiting for others so many seconds.
         location: Directory or catalog URL as given, without credentials.
         writable: Whether verbs that commit are allowed.
         beside: Directory of the store, where there is one: files that follow from the store may be
@@ -99,6 +112,8 @@ class Context:
     outside: Outside
     store: Store
     catalog: Catalog
+    kept: Catalog | None
+    open_kept: Callable[[float], Catalog]
     location: str
     writable: bool
     beside: Path | None = None
@@ -115,7 +130,8 @@ class Context:
     def close(self) -> None:
         """Release the catalog's connections and the store; every later verb is refused."""
         self.closed = True
-        self.catalog.close()
+        for catalog in filter(None, (self.catalog, self.kept)):
+            catalog.close()
         self.store.close()
 
     @contextmanager
@@ -128,25 +144,57 @@ class Context:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Open a read transaction on a catalog that has everything the store had at this moment."""
+        """Open a read transaction on a catalog that has everything the store had at this moment.
+
+        Waits for no writer, whatever that is doing.
+        """
         with self.catalog.keep_connection():
-            self.catch_up()
+            self._answer()
             with self.catalog.begin() as session:
                 mark_newer(session, self.newer)
                 yield session
 
     def catch_up(self) -> None:
-        """Apply to the catalog every record it lacks.
+        """Apply to the catalog every record it lacks, once other writers are done with it.
 
         Raises IntegrityError where the store's log is damaged, RefusedError after `close`.
         """
-        ensure(not self.closed, RefusedError("this registry is closed.", hint="Open it again."))
+        if not self.writable:
+            self._answer()
+            return
+        self._require_open()
         with self.locked():
-            newer = follow(self.store, self.catalog, write=self.writable)
-            if newer is None:
-                self.catalog.close()
-                self.catalog, newer = replay_in_memory(self.store)
-            self.newer = newer
+            if self.kept is None:
+                self.kept = self.open_kept(WAIT_S)
+            self.newer = follow(self.store, self.kept, write=True) or {}
+            self.catalog = self.kept
+
+    def _answer(self) -> None:
+        """Let that catalog answer which has every record: the one that is kept, or a stand-in."""
+        self._require_open()
+        with self.locked():
+            newer = self._follow_briefly()
+            if newer is not None and self.kept is not None:
+                self.catalog, self.newer = self.kept, newer
+            else:
+                self.catalog, self.newer = stand_in(self.store, self.kept, self.catalog)
+
+    def _follow_briefly(self) -> dict[SpaceName, FormatError] | None:
+        """Bring the catalog that is kept up to the store; None where it cannot be written now."""
+        # whoever has a stand-in waited for the lock already
+        wait_s = BRIEF_S if self.catalog is self.kept else 0.0
+        try:
+            if self.kept is None:
+                self.kept = self.open_kept(wait_s)
+            return follow(self.store, self.kept, write=self.writable, wait_s=wait_s)
+        except ConnectionLostError:
+            raise
+        except (ConflictError, StoreError) as error:
+            _LOG.info("the catalog is not waited for: %s", error.message)
+            return None
+
+    def _require_open(self) -> None:
+        ensure(not self.closed, RefusedError("this registry is closed.", hint="Open it again."))
 
     @property
     def device(self) -> str:
@@ -163,7 +211,10 @@ class Context:
         """
         self.require_writable()
         with self.locked():
-            lost = forgotten(self.store, self.catalog)
+            if self.kept is None:
+                self.kept = self.open_kept(WAIT_S)
+            self.catalog = self.kept
+            lost = forgotten(self.store, self.kept)
             ensure(
                 accept_loss or not lost,
                 RefusedError(
@@ -172,7 +223,7 @@ class Context:
                     "accept_loss=True and forget them.",
                 ),
             )
-            rebuild_catalog(self.store, self.catalog)
+            rebuild_catalog(self.store, self.kept)
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 
@@ -252,11 +303,15 @@ def open_context(
         raise NotFoundError(
             error.message, hint=f"Create it with mode 'c' or `{_init_command(place)}`."
         ) from error
-    catalog = _open_catalog(opened, place, mode, outside)
+    open_kept = partial(_open_catalog, opened, place, mode, outside)
+    kept = _open_briefly(open_kept)
+    catalog = kept or replay_in_memory(opened)[0]
     context = Context(
         outside=outside,
         store=opened,
         catalog=catalog,
+        kept=kept,
+        open_kept=open_kept,
         location=catalog.safe_url if place.catalog is not None else str(place.root or MEMORY),
         writable=mode != "r",
         beside=place.root,
@@ -374,31 +429,46 @@ def _check_catalog(place: Location, outside: Outside) -> None:
             raise
 
 
-def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) -> Catalog:
+def _open_briefly(open_kept: Callable[[float], Catalog]) -> Catalog | None:
+    """Open a catalog; None where another process has it locked."""
+    try:
+        return open_kept(BRIEF_S)
+    except ConnectionLostError:
+        raise
+    except ConflictError as error:
+        _LOG.info("the catalog is not waited for: %s", error.message)
+        return None
+
+
+def _open_catalog(
+    store: Store, place: Location, mode: str, outside: Outside, wait_s: float
+) -> Catalog:
     """Open the catalog of a store.
 
     The embedded one is an index beside the store, so a damaged one is set aside and made again.
+
+    Raises ConflictError where another process has it locked for longer.
     """
     url = place.catalog_url
     if url is None:
         return replay_in_memory(store)[0]
     if place.catalog is not None or place.root is None:
-        return _open_own(url, mode, store)
+        return _open_own(url, mode, store, wait_s)
     try:
-        return _open_own(url, "c" if mode == "w" else mode, store)
-    except (CatalogError, ConflictError) as error:
+        return _open_own(url, "c" if mode == "w" else mode, store, wait_s)
+    except CatalogError as error:
         _LOG.info("catalog %s cannot be used (%s); reading the store instead", url, error.message)
         if mode == "r":
             return replay_in_memory(store)[0]
-        if isinstance(error, ConflictError) or "db upgrade" in error.hint:
+        if "db upgrade" in error.hint:
             raise
     _move_aside(place.root, outside)
-    return _open_own(url, "c", store)
+    return _open_own(url, "c", store, wait_s)
 
 
-def _open_own(url: str, mode: str, store: Store) -> Catalog:
-    """Open a catalog that is an index of this store. Raises CatalogError."""
-    catalog = Catalog.open(url, mode=mode, store_id=store.identity)
+def _open_own(url: str, mode: str, store: Store, wait_s: float) -> Catalog:
+    """Open a catalog that is an index of this store. Raises CatalogError or ConflictError."""
+    catalog = Catalog.open(url, mode=mode, store_id=store.identity, wait_s=wait_s)
     if catalog.store_id == store.identity:
         return catalog
     catalog.close()

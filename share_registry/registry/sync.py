@@ -8,12 +8,21 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.engine import BRIEF_S, WAIT_S
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
-from share_registry.errors import CatalogError, FormatError, IntegrityError, NotFoundError, ensure
+from share_registry.errors import (
+    CatalogError,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    ShareRegistryError,
+    ensure,
+)
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 if TYPE_CHECKING:
@@ -39,7 +48,26 @@ class LogEntry:
     layouts: "dict[Digest, Layout]"
 
 
-def follow(store: "Store", catalog: Catalog, *, write: bool) -> dict[SpaceName, FormatError] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gap:
+    """What a catalog and the logs of a store do not have in common.
+
+    Attributes:
+        heads: The head of every space that either has, as the catalog knows it.
+        lost: Heads that the store does not have, as errors.
+        foreign: Spaces whose log in the store is another one.
+        behind: Spaces of which the store may have more records.
+    """
+
+    heads: dict[SpaceName, Head | None]
+    lost: list[IntegrityError]
+    foreign: list[SpaceName]
+    behind: list[SpaceName]
+
+
+def follow(
+    store: "Store", catalog: Catalog, *, write: bool, wait_s: float = WAIT_S
+) -> dict[SpaceName, FormatError] | None:
     """Apply every record that the catalog lacks, up to those of a later release.
 
     The head that the catalog knows is compared with the store's record of that number, and the
@@ -52,6 +80,7 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> dict[SpaceName, 
         catalog: The catalog.
         write: Whether the catalog may be written. A reader is warned of damage and goes on with
             what can be read; a writer is refused.
+        wait_s: How long to wait for the locks of other processes.
 
     Returns:
         The spaces whose log goes on with records that this release cannot read (spec EVO-05); None
@@ -59,46 +88,73 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> dict[SpaceName, 
 
     Raises:
         IntegrityError: `write`, and the store's log is damaged, or has lost its end.
+        ConflictError: another process held a lock for longer.
     """
-    heads = _heads(store, catalog)
-    ends = [
-        (space, head, store.record(space, head.number))
-        for space, head in heads.items()
-        if head is not None
-    ]
-    for space, head, content in ends:
-        if content is None:
-            # a hash chain cannot show that its last record is gone, a catalog can
-            lost = IntegrityError(
-                f"record c{head.number} of space {space} is not in the store, though the catalog "
-                f"knows it ({head.id[:8]}).",
-                hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
-                "goes on with what the store has.",
-            )
-            if write:
-                raise lost
-            _LOG.warning("%s", lost)
-    foreign = [
-        space for space, head, content in ends if content is not None and _id_of(content) != head.id
-    ]
-    behind = [space for space, head in heads.items() if _is_behind(store, space, head)]
-    if not behind and not foreign:
+    gap = _gap_between(store, catalog, wait_s)
+    for lost in gap.lost:
+        if write:
+            raise lost
+        _LOG.warning("%s", lost)
+    if not gap.behind and not gap.foreign:
         return {}
     if not write:
         return None
-    if foreign:
-        rebuild_catalog(store, catalog)
+    if gap.foreign:
+        rebuild_catalog(store, catalog, wait_s=wait_s)
         _LOG.warning(
-            "the catalog had followed another log of %s; it was made again", ", ".join(foreign)
+            "the catalog had followed another log of %s; it was made again", ", ".join(gap.foreign)
         )
         return {}
     newer: dict[SpaceName, FormatError] = {}
-    for space in behind:
+    for space in gap.behind:
         try:
-            _apply_new(store, catalog, space, heads[space])
+            _apply_new(store, catalog, space, gap.heads[space], wait_s=wait_s)
         except FormatError as error:
             newer[space] = _ended(error, space)
     return newer
+
+
+def stand_in(
+    store: "Store", catalog: Catalog | None, present: Catalog
+) -> tuple[Catalog, dict[SpaceName, FormatError]]:
+    """Return a catalog that has every record, in place of one that lacks some for now.
+
+    The records are laid over what the catalog has. Where that cannot be done (it cannot be read at
+    present, it followed another log, a server lacks very many records or grants no temporary
+    tables), the whole store is replayed, which takes half a millisecond a record.
+
+    Args:
+        store: The store.
+        catalog: The catalog, which is not written; None where it cannot even be opened.
+        present: What answered before. One in memory goes on from where it was.
+
+    Returns:
+        The catalog, and the spaces whose log goes on with records of a later release.
+    """
+    if present.is_in_memory:
+        return present, _advance(store, present)
+    if catalog is None:
+        return replay_in_memory(store)
+    try:
+        gap = _gap_between(store, catalog, BRIEF_S)
+        if gap.foreign:
+            return replay_in_memory(store)
+        lacking = {
+            space: _read_entries(store, space, head.number + 1 if head else 1)
+            for space, head in gap.heads.items()
+            if space in gap.behind
+        }
+        overlaid = catalog.overlaid(
+            lambda session: _apply(session, [*chain(*(entries for entries, _ in lacking.values()))])
+        )
+    except ShareRegistryError as error:
+        _LOG.info("the store is read in place of the catalog (%s)", error.message)
+        return replay_in_memory(store)
+    if overlaid.is_in_memory:
+        return overlaid, _advance(store, overlaid)
+    if any(len(entries) == _BATCH for entries, _ in lacking.values()):
+        return replay_in_memory(store)
+    return overlaid, _newer_of({space: damage for space, (_, damage) in lacking.items() if damage})
 
 
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
@@ -115,7 +171,7 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     return True
 
 
-def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
+def rebuild_catalog(store: "Store", catalog: Catalog, *, wait_s: float = WAIT_S) -> None:
     """Empty a catalog and fill it from the store alone.
 
     Each space is one transaction: whoever reads or commits meanwhile sees it as it was, or made
@@ -125,6 +181,7 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
 
     Raises:
         IntegrityError: a log cannot be followed to its end; the catalog is left as it was.
+        ConflictError: another process held a lock for longer than `wait_s`.
     """
     from share_registry.catalog.projection.apply import wipe
 
@@ -133,12 +190,12 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
         _check_log(store, space)
         if not store.read_only:
             store.sync_log(space)
-    with catalog.begin(write=True) as session:
+    with catalog.begin(write=True, wait_s=wait_s) as session:
         # listed again under the lock: a space that came meanwhile is not forgotten
         for space in {*lookups.space_names(session)} - {*store.spaces()}:
             wipe(session, space)
     for space in spaces:
-        with catalog.begin(write=True, space=space) as session:
+        with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
             wipe(session, space)
             for entries in _batches(store, space, 1):
                 _apply(session, entries)
@@ -233,13 +290,54 @@ def read_layout(store: "Store", digest: Digest) -> "Layout":
     return Layout.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
 
 
-def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
+def _heads(
+    store: "Store", catalog: Catalog, wait_s: float = WAIT_S
+) -> dict[SpaceName, Head | None]:
     try:
-        with catalog.begin() as session:
+        with catalog.begin(wait_s=wait_s) as session:
             heads = lookups.heads(session)
     except CatalogError as error:
         raise error.amended(hint="Run `share-registry rebuild`.") from error
     return {space: heads.get(space) for space in sorted({*store.spaces(), *heads})}
+
+
+def _gap_between(store: "Store", catalog: Catalog, wait_s: float) -> _Gap:
+    heads = _heads(store, catalog, wait_s)
+    lost: list[IntegrityError] = []
+    foreign: list[SpaceName] = []
+    for space, head in heads.items():
+        if head is None:
+            continue
+        content = store.record(space, head.number)
+        if content is None:
+            # a hash chain cannot show that its last record is gone, a catalog can
+            lost.append(
+                IntegrityError(
+                    f"record c{head.number} of space {space} is not in the store, though the "
+                    f"catalog knows it ({head.id[:8]}).",
+                    hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
+                    "goes on with what the store has.",
+                )
+            )
+        elif _id_of(content) != head.id:
+            foreign.append(space)
+    behind = [space for space, head in heads.items() if _is_behind(store, space, head)]
+    return _Gap(heads=heads, lost=lost, foreign=foreign, behind=behind)
+
+
+def _advance(store: "Store", catalog: Catalog) -> dict[SpaceName, FormatError]:
+    """Apply to a catalog in memory what can be read of the records that it lacks."""
+    gap = _gap_between(store, catalog, WAIT_S)
+    if gap.foreign:
+        rebuild_catalog(store, catalog)
+        return {}
+    damage: dict[SpaceName, IntegrityError | FormatError] = {}
+    for space in gap.behind:
+        try:
+            _apply_new(store, catalog, space, gap.heads[space])
+        except (IntegrityError, FormatError) as error:
+            damage[space] = error
+    return _newer_of(damage)
 
 
 def _check_log(store: "Store", space: SpaceName) -> None:
@@ -297,20 +395,27 @@ def _is_behind(store: "Store", space: SpaceName, head: Head | None) -> bool:
 
 
 def _apply_new(
-    store: "Store", catalog: Catalog, space: SpaceName, head: Head | None = None
+    store: "Store",
+    catalog: Catalog,
+    space: SpaceName,
+    head: Head | None = None,
+    *,
+    wait_s: float = WAIT_S,
 ) -> None:
     """Apply every record behind the head that a catalog has.
 
     What another process applies meanwhile changes nothing.
     """
-    if not store.read_only:
-        # what a catalog keeps must not be lost by the store
-        store.sync_log(space)
-    if head is None and not catalog.is_in_memory:
+    is_kept = not catalog.is_in_memory
+    if head is None and is_kept:
         # before anything is applied: a catalog that stops at a hole would take it for the end
         _check_hole(space, store.numbers(space))
     for entries in _batches(store, space, head.number + 1 if head else 1):
-        with catalog.begin(write=True, space=space) as session:
+        with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
+            if is_kept and not store.read_only:
+                # what a catalog keeps must not be lost by the store; under its lock, so that nobody
+                # waits here for the flush of a writer that hangs
+                store.sync_log(space)
             _apply(session, entries)
 
 
@@ -367,13 +472,20 @@ def replay_in_memory(store: "Store") -> tuple[Catalog, dict[SpaceName, FormatErr
     Beside it the spaces whose log goes on with records of a later release, as `follow` does.
     """
     catalog = Catalog.in_memory(store.identity)
+    return catalog, _newer_of(fill(store, catalog))
+
+
+def _newer_of(
+    damage: Mapping[SpaceName, IntegrityError | FormatError],
+) -> dict[SpaceName, FormatError]:
+    """Return the spaces that go on in a later format; a reader is warned of real damage."""
     newer: dict[SpaceName, FormatError] = {}
-    for space, error in fill(store, catalog).items():
+    for space, error in damage.items():
         if isinstance(error, FormatError):
             newer[space] = _ended(error, space)
         else:
             _LOG.warning("space %s is shown as it was before the damage: %s", space, error.message)
-    return catalog, newer
+    return newer
 
 
 def _ended(error: FormatError, space: SpaceName) -> FormatError:

@@ -344,10 +344,7 @@ def test_a_server_that_forgets_on_a_crash_is_warned_of(
         assert not caplog.records
 
 
-def test_a_lock_held_too_long_is_a_conflict(
-    monkeypatch: pytest.MonkeyPatch, catalog_url: str
-) -> None:
-    monkeypatch.setattr(engine, "_WAIT_S", 1)
+def test_a_lock_held_too_long_is_a_conflict(catalog_url: str) -> None:
     fill_catalog(catalog_url)
     with (
         Catalog.open(catalog_url, mode="w") as first,
@@ -355,7 +352,7 @@ def test_a_lock_held_too_long_is_a_conflict(
         first.begin(write=True) as holder,
     ):
         holder.execute(text("UPDATE sr_spaces SET head = head"))
-        with pytest.raises(ConflictError), second.begin(write=True) as waiting:
+        with pytest.raises(ConflictError), second.begin(write=True, wait_s=0.5) as waiting:
             waiting.execute(text("UPDATE sr_spaces SET head = head"))
 
 

@@ -1,0 +1,130 @@
+"""A writer that is stopped in the middle, as by a debugger, a full disk or a medium that hangs.
+
+Readers answer at once, with what the store has, and write nothing meanwhile; once the writer goes
+on, nothing was lost.
+"""
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+
+import share_registry as sr
+from share_registry.outside.files import Outside
+from share_registry.registry.context import open_context
+from tests.cli.tiny import SPACE, write_adapter
+from tests.reliability.processes import fork, wait_for
+from tests.reliability.scenarios import NoFlush
+
+PROMPT_S: Final = 5.0
+"""Far above the half second that a reader waits, and far below the 30 s of a writer."""
+STOPS: Final = {"commit.publish": False, "record.linked": True, "commit.catalog": True}
+"""Points inside the transaction of a commit, and whether its record is in the store by then."""
+
+
+def opened(
+    url: str, store: Path, mode: str, hook: Callable[[str], None] | None = None
+) -> sr.Registry:
+    torch.set_num_threads(1)  # a fork child has no threads to wait for
+    outside = Outside(hook, system=NoFlush())
+    return sr.Registry(open_context(url, store=store, space=None, mode=mode, outside=outside)[0])
+
+
+@contextmanager
+def stopped(work: Callable[[Callable[[], None]], object]) -> Iterator[None]:
+    """Run a block while a child, which was given what stops it, is stopped; then let it go on."""
+    child = fork(lambda: work(lambda: os.kill(os.getpid(), signal.SIGSTOP)))
+    _, status = os.waitpid(child, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), "the child ended before it was stopped"
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGCONT)
+    assert wait_for(child) == 0
+
+
+def answers(registry: sr.Registry) -> list[str]:
+    """Ask what reads the catalog in different ways; return the keys of the log."""
+    begin = time.monotonic()
+    keys = [commit.key for commit in registry.log(SPACE, kind="absorb")]
+    assert [task.name for task in registry.tasks(SPACE)] == ["cola"]
+    assert registry.resolve(f"{SPACE}/cola").version == len(keys)
+    assert registry.show("cola").key == keys[0]
+    assert registry.checkout(f"cola@v{len(keys)}").state_dict()
+    assert time.monotonic() - begin < PROMPT_S
+    return keys
+
+
+@pytest.mark.parametrize("point", STOPS)
+def test_readers_answer_beside_a_stopped_writer(
+    tmp_path: Path, catalog_url: str, point: str
+) -> None:
+    store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
+    before = ["one"]
+    with opened(catalog_url, store, "c") as registry:
+        registry.commit(adapter, budget=0, idempotency_key="one")
+
+    def commit(stop: Callable[[], None]) -> None:
+        def hook(passed: str) -> None:
+            if passed == point:
+                stop()
+
+        with opened(catalog_url, store, "w", hook) as registry:
+            registry.commit(adapter, budget=0, idempotency_key="two", allow_duplicate=True)
+
+    now = ["two", "one"] if STOPS[point] else before
+    with (
+        opened(catalog_url, store, "r") as old_reader,
+        opened(catalog_url, store, "c") as old_writer,
+    ):
+        assert answers(old_reader) == answers(old_writer) == before
+        with stopped(commit):
+            assert answers(old_reader) == answers(old_writer) == now
+            for mode in ("r", "w", "c"):
+                begin = time.monotonic()
+                with opened(catalog_url, store, mode) as reader:
+                    assert time.monotonic() - begin < PROMPT_S
+                    assert answers(reader) == now
+                    assert answers(reader) == now
+        for reader in (old_reader, old_writer):
+            assert answers(reader) == ["two", "one"]
+            assert reader.context.catalog is reader.context.kept
+        assert old_writer.verify("data").ok
+        old_writer.commit(adapter, budget=0, idempotency_key="three", allow_duplicate=True)
+        assert answers(old_reader) == ["three", "two", "one"]
+
+
+def test_readers_answer_while_nobody_can_read_the_catalog(tmp_path: Path) -> None:
+    """In the middle of a COMMIT, SQLite lets nobody read: the store is read in its place."""
+    store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
+    url = f"sqlite:///{tmp_path}/catalog.sqlite"
+
+    def hold(stop: Callable[[], None]) -> None:
+        connection = sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        stop()
+        connection.close()
+
+    with opened(url, store, "c") as registry:
+        registry.commit(adapter, budget=0, idempotency_key="one")
+        with stopped(hold):
+            assert answers(registry) == ["one"]
+            for mode in ("r", "w", "c"):
+                begin = time.monotonic()
+                with opened(url, store, mode) as reader:
+                    assert time.monotonic() - begin < PROMPT_S
+                    assert answers(reader) == ["one"]
+    with stopped(hold):
+        late = opened(url, store, "c")
+        assert answers(late) == ["one"]
+    with late:
+        late.commit(adapter, budget=0, idempotency_key="two", allow_duplicate=True)
+        assert answers(late) == ["two", "one"]
+        assert late.context.catalog is late.context.kept
