@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from share_registry.errors import (
         BudgetExceededError as BudgetExceededError,
         CatalogError as CatalogError,
+        CommitInterrupted as CommitInterrupted,
         CommitStateUnknownError as CommitStateUnknownError,
         ConflictError as ConflictError,
         ConnectionLostError as ConnectionLostError,
@@ -42,9 +43,9 @@ __version__ = "0.1.0"
 
 _PLACES: Final = {
     "errors": (
-        "BudgetExceededError CatalogError CommitStateUnknownError ConflictError "
-        "ConnectionLostError FormatError IntegrityError InvalidInputError NotFoundError "
-        "RefusedError ShareRegistryError StoreError"
+        "BudgetExceededError CatalogError CommitInterrupted CommitStateUnknownError "
+        "ConflictError ConnectionLostError FormatError IntegrityError InvalidInputError "
+        "NotFoundError RefusedError ShareRegistryError StoreError"
     ),
     "exchange.adapter": "Adapter",
     "registry.analysis.analyze": "analyze",

@@ -4,6 +4,7 @@ One family, one table: an error says what went wrong, with which thing, what was
 expected; `hint` says what to do next.
 """
 
+from collections.abc import Mapping
 from copy import copy
 from typing import ClassVar, Self
 
@@ -106,6 +107,37 @@ class CommitStateUnknownError(ShareRegistryError):
             hint=hint or f"Retry with idempotency_key={key!r}: it never makes a second commit.",
         )
         self.key = key
+
+
+class CommitInterrupted(KeyboardInterrupt):
+    """A verb that commits was interrupted, as by Ctrl-C: what it had committed by then.
+
+    What `landed` does not have was not committed, unless it is `unknown`. What has landed is
+    durable, and the catalog follows at the next opening.
+
+    Args:
+        message: What became of the commits.
+        landed: Commits that stand, such as "minilm/@c7", by idempotency key.
+        unknown: The key of a commit that could not be looked up; a retry with it never makes a
+            second commit.
+    """
+
+    def __init__(
+        self, message: str, *, landed: Mapping[str, str], unknown: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.landed = dict(landed)
+        self.unknown = unknown
+
+    @property
+    def hint(self) -> str:
+        """How to see it, or to go on."""
+        if self.unknown is not None:
+            return f"Retry with idempotency_key={self.unknown!r}: it never makes a second commit."
+        if self.landed:
+            return f"See it with `share-registry show {[*self.landed.values()][-1]}`."
+        return "Run it again."
 
 
 class StoreError(ShareRegistryError):

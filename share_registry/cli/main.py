@@ -4,6 +4,7 @@ The verbs, and the one place where errors become messages and exit codes.
 """
 
 import gc
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -12,9 +13,15 @@ from typing import Any, Final, NoReturn
 import click
 
 from share_registry import __version__
-from share_registry.cli.output import complain
+from share_registry.cli.output import at_place, complain, for_terminal
 from share_registry.cli.verb import session_of, with_common_options
-from share_registry.errors import EXIT_CODES, InvalidInputError, ShareRegistryError, StoreError
+from share_registry.errors import (
+    EXIT_CODES,
+    CommitInterrupted,
+    InvalidInputError,
+    ShareRegistryError,
+    StoreError,
+)
 
 INTERRUPTED: Final = 130
 # Modules whose commands are the verbs; those that must start at once come first
@@ -109,9 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = error.ctx if isinstance(error, click.UsageError) else None
         usage = f"Run `{context.command_path if context else 'share-registry'} --help`."
         return _explain(InvalidInputError(error.format_message(), hint=usage), typed, options)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as interrupt:
+        return _explain_interrupt(interrupt, options)
     except ShareRegistryError as error:
         return _explain(error, typed, options)
     except OSError as error:
@@ -131,6 +137,8 @@ def entry() -> NoReturn:
 
     Nothing is searched for garbage on the way out.
     """
+    # what asks a process to end is an interrupt: the verb says what it had committed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main()
     gc.freeze()
     try:
@@ -139,6 +147,19 @@ def entry() -> NoReturn:
         # what could not be printed was said by `main`; Python would try again
         sys.stdout = None
     sys.exit(code)
+
+
+def _explain_interrupt(interrupt: BaseException, options: Mapping[str, Any]) -> int:
+    """Say what an interrupted verb had committed, where it commits."""
+    # click hides what interrupted it behind its own
+    cause = interrupt.__cause__ if isinstance(interrupt, click.Abort) else interrupt
+    if isinstance(cause, CommitInterrupted):
+        click.echo(f"interrupted: {cause.message}", err=True)
+        hint = at_place(for_terminal(cause.hint), session_of(options))
+        click.echo(f"hint: {hint}", err=True)
+    else:
+        click.echo("interrupted", err=True)
+    return INTERRUPTED
 
 
 def _explain(

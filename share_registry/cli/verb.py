@@ -8,6 +8,7 @@ import functools
 import gc
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
@@ -26,6 +27,7 @@ C = TypeVar("C", bound=click.Command)
 # Where a registry lives as long as the process
 MEMORY: Final = "memory://"
 _LONGEST_CHECKPOINT: Final = 16 << 20
+_NOTHING_KEPT: Final = f"note: {MEMORY} keeps nothing: it is gone when this ends"
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
 
@@ -129,20 +131,30 @@ def verb(
             if first is not None and begins:
                 first(asked, kwargs)
             created: list[str] = []
-            try:
-                with watching(doing, asked), asked.open("c" if begins else mode) as registry:
-                    created = registry.context.created
-                    if mode != "r" and registry.location == MEMORY:
-                        say(f"note: {MEMORY} keeps nothing: it is gone when this ends", asked)
-                    result = function(registry, *args, **kwargs)
-            finally:
-                for text in created:
-                    say(text, asked)
-            emit(result, asked, brief=mode != "r", lists=lists)
+            with ExitStack() as until_printed:
+                try:
+                    with watching(doing, asked), asked.open("c" if begins else mode) as registry:
+                        created = registry.context.created
+                        if mode != "r":
+                            until_printed.enter_context(_telling(registry))
+                            if registry.location == MEMORY:
+                                say(_NOTHING_KEPT, asked)
+                        result = function(registry, *args, **kwargs)
+                finally:
+                    for text in created:
+                        say(text, asked)
+                emit(result, asked, brief=mode != "r", lists=lists)
 
         return with_common_options(click.command()(run))
 
     return decorate
+
+
+def _telling(registry: "Registry") -> AbstractContextManager[None]:
+    """Return a context in which an interrupt says what was committed."""
+    from share_registry.registry.commands.interrupts import telling_of_interrupts
+
+    return telling_of_interrupts(registry.context)
 
 
 def free_verb(function: Callable[P, object]) -> click.Command:

@@ -37,6 +37,7 @@ from share_registry.names import (
     task_name,
 )
 from share_registry.registry.arguments import Said, check_distinct
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
@@ -274,6 +275,7 @@ def rename(context: Context, task: str, new: str, *, space: str | None, said: Sa
     return publish_change(context, target.space, build, said)
 
 
+@tells_of_interrupts
 def publish_change(
     context: Context,
     space: SpaceName,

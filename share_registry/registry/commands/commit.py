@@ -37,6 +37,7 @@ from share_registry.registry.commands.commit_plan import (
     within_space,
 )
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import (
     check_options,
     check_unchanged,
@@ -66,6 +67,7 @@ _LOG: Final = logging.getLogger(__name__)
 Encoded = tuple[dict[TaskName, EncodedAdapter], NewBasis | None]
 
 
+@tells_of_interrupts
 @one_thread()
 def commit_sources(
     context: Context,

@@ -14,6 +14,7 @@ from share_registry.outside.processes import can_start, processors
 from share_registry.registry.arguments import Progress
 from share_registry.registry.commands.import_refits import RefitsBeside
 from share_registry.registry.commands.import_request import ImportRequest
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.workers import ThisProcess, WorkerProcesses
 from share_registry.registry.context import Context
 from share_registry.values.imports import ImportReport
@@ -26,6 +27,7 @@ _FEWEST: Final = 2
 _WORK: Final = "share_registry.registry.commands.import_work"
 
 
+@tells_of_interrupts
 def import_sources(
     context: Context,
     sources: Any,

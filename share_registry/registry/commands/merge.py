@@ -28,6 +28,7 @@ from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import (
     check_name,
     check_options,
@@ -54,6 +55,7 @@ _MAX_BASIS_BYTES: Final = 4 << 30
 
 
 @one_thread()
+@tells_of_interrupts
 def merge(
     context: Context,
     parents: Mapping[str, float],

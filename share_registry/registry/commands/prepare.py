@@ -42,6 +42,7 @@ from share_registry.registry.commands.commit_plan import (
     within_space,
 )
 from share_registry.registry.commands.encode import EncodedAdapter, encode_adapter
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import check_options, check_texts
 from share_registry.registry.commands.publish import idempotency_key
 from share_registry.registry.context import Context
@@ -156,6 +157,7 @@ def prepare_source(
 
 
 @one_thread()
+@tells_of_interrupts
 def publish_prepared(
     context: Context, prepared: Sequence[Prepared], options: CommitOptions, *, refit: bool = True
 ) -> Commit:

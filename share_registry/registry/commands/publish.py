@@ -44,6 +44,7 @@ from share_registry.format.records import (
     parse_record,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
+from share_registry.registry.commands.interrupts import note_attempt, tells_of_interrupts
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import check_end, replay_in_memory
@@ -77,6 +78,7 @@ def idempotency_key(context: Context, key: str | None) -> str:
     return key
 
 
+@tells_of_interrupts
 def publish(
     context: Context,
     space: SpaceName,
@@ -106,6 +108,7 @@ def publish(
     Raises:
         ConflictError: other writers won every race, `build` found its precondition gone, or the
             key made a commit of other adapters.
+        CommitInterrupted: in place of KeyboardInterrupt; it says whether the record is there.
         CommitStateUnknownError: the store failed in the middle of publishing.
         StoreError: the store failed before publishing; nothing was committed.
     """
@@ -267,6 +270,7 @@ def _create_record(context: Context, record: Record) -> bool:
     check_end(context.store, space, number)
     # spec COM-09
     parse_record(content, subject=f"record c{number} of space {space}")
+    note_attempt(record, content)
     try:
         return context.store.publish(space, number, content)
     except PublishStateUnknownError as cause:

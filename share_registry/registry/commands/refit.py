@@ -52,6 +52,7 @@ from share_registry.registry.commands.coding import (
     project_onto,
 )
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.new_basis import (
     FINE,
     SAMPLE,
@@ -78,6 +79,7 @@ from share_registry.values.task_version import TaskVersion
 _LOG: Final = logging.getLogger(__name__)
 
 
+@tells_of_interrupts
 @one_thread()
 def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     """Fit a basis to the live tasks of a space. See `Registry.refit`."""

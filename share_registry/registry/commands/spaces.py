@@ -37,6 +37,7 @@ from share_registry.format.records import (
 from share_registry.names import CommitNumber, SpaceName, close_names, near_misses, space_name
 from share_registry.registry.arguments import Said
 from share_registry.registry.commands.annotate import publish_change
+from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.context import Context
 from share_registry.store.protocol import Store
@@ -67,6 +68,7 @@ class CommitTarget:
     new: bool = False
 
 
+@tells_of_interrupts
 def create_space(
     context: Context,
     name: str,
