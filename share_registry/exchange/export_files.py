@@ -4,6 +4,7 @@ What the files are is pure: the same adapter and facts give the same bytes. The 
 complete under its name or not there at all.
 """
 
+import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,14 @@ from typing import Final, Literal
 
 import torch
 
-from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+    ensure,
+)
 from share_registry.escapes import code_span
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import (
@@ -33,6 +41,7 @@ from share_registry.format.canonical import Json, dump, sha256, sha256_of_parts
 from share_registry.format.layout import Layout
 from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
+from share_registry.outside.system import errno_of
 
 Profile = Literal["native", "portable"]
 PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
@@ -263,7 +272,7 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
             outside.write_new(fresh / file, content, point="export")
         outside.sync_directory(fresh)
         if occupied:
-            outside.replace(target, old)
+            _move_away(target, old, outside)
         outside.at("export.swap")
         ensure(
             outside.rename_directory(fresh, target),
@@ -276,11 +285,21 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
     except BaseException:
         if outside.exists(fresh):
             outside.remove_tree(fresh)
-        if outside.exists(old) and not outside.exists(target):
-            outside.rename_directory(old, target)
+        if outside.exists(old) and not outside.rename_directory(old, target):
+            # somebody else's is there by now, in place of this
+            outside.remove_tree(old)
         raise
     if occupied:
         outside.remove_tree(old)
+
+
+def _move_away(target: Path, old: Path, outside: Outside) -> None:
+    """Move a directory away, unless somebody else does at the same time."""
+    try:
+        outside.replace(target, old)
+    except StoreError as error:
+        if errno_of(error) != errno.ENOENT:
+            raise
 
 
 def _occupied(target: Path, outside: Outside) -> bool:
@@ -299,7 +318,8 @@ def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
             and outside.read(target / name, limit=len(content)) == content
             for name, content in files.items()
         )
-    except IntegrityError:
+    except (IntegrityError, NotFoundError):
+        # the second where somebody else replaces it
         return False
 
 

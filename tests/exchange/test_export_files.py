@@ -5,6 +5,8 @@ Complete or not at all, the same again is success, and nothing of somebody else'
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ from share_registry.exchange.export_files import (
 )
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.outside.files import Outside
+from tests.reliability.processes import fork, wait_for_all
 
+RACERS, EXPORTS = 6, 250
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b"card"}
 
 
@@ -221,3 +225,52 @@ def test_an_unknown_profile_is_refused(copied: Callable[[str], Path]) -> None:
         ShareRegistryError, match="profile 'wide' is unknown, expected one of native, portable"
     ):
         files_of(adapter, profile="wide", card=CardFacts.of(adapter))  # type: ignore[arg-type]
+
+
+def test_an_export_that_loses_a_race_to_overwrite_takes_all_of_its_own_away(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path)
+
+    def hook(point: str) -> None:
+        if point == "export.swap":
+            put(tmp_path, files=FILES | {"README.md": b"winner"}, overwrite=True)
+
+    with pytest.raises(RefusedError, match="somebody else"):
+        place(
+            FILES | {"README.md": b"loser"}, tmp_path, "v1", overwrite=True, outside=Outside(hook)
+        )
+    assert tree(tmp_path) == {
+        f"v1/{name}": content for name, content in (FILES | {"README.md": b"winner"}).items()
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["v1"]
+
+
+def test_an_export_goes_on_where_another_has_moved_the_old_one_away(tmp_path: Path) -> None:
+    put(tmp_path)
+
+    def hook(point: str) -> None:
+        if point == "export.postfsync" and (tmp_path / "v1").exists():
+            (tmp_path / "v1").rename(tmp_path / "away")
+
+    files = FILES | {"README.md": b"new"}
+    assert place(files, tmp_path, "v1", overwrite=True, outside=Outside(hook))[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "v1"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_exports_that_race_leave_one_of_them_whole_and_nothing_else(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    variants = [FILES | {"README.md": b"card %d" % number} for number in range(RACERS)]
+
+    def export(variant: dict[str, bytes]) -> None:
+        for _ in range(EXPORTS):
+            with suppress(RefusedError):
+                put(tmp_path, files=variant, overwrite=overwrite)
+
+    children = [fork(partial(export, variant)) for variant in variants]
+    assert wait_for_all(children) == [0] * RACERS
+    assert [path.name for path in tmp_path.iterdir()] == ["v1"]
+    placed = tree(tmp_path / "v1")
+    assert placed in variants
