@@ -85,10 +85,10 @@ class Catalog:
 
         Raises:
             InvalidInputError: the URL is malformed or of an unsupported database.
-            CatalogError: it cannot be used as it is. With mode "r" that covers a missing file, a
-                hot journal on a read-only medium, an unreachable server and any other schema
-                version: a reader can go on with `Catalog.in_memory` and a rebuild.
-            ConflictError: locked for too long.
+            CatalogError: it cannot be used as it is. With mode "r" that covers a missing file, an
+                unreachable server and any other schema version: a reader can go on with
+                `Catalog.in_memory` and a rebuild.
+            ConflictError: locked for too long or, with mode "r", left in the middle of a COMMIT.
         """
         catalog = cls._unchecked(url, Mode(mode))
         if catalog._mode is Mode.CREATE and not catalog.is_on_server:

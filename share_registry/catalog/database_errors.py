@@ -28,6 +28,8 @@ _LOST_STATES: Final = frozenset({"57P01", "57P02"})
 # What libpq says of it, without a state
 _LOST: Final = "server closed the connection"
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
+# SQLite: a writer was killed in its COMMIT, and who only reads cannot take that back
+_UNFINISHED: Final = frozenset({"SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"})
 # What SQLite says of the medium, not of the catalog
 _FULL: Final = "disk is full"
 _REBUILD: Final = "Remove the file and run `share-registry rebuild`: the store holds everything."
@@ -132,6 +134,11 @@ def _of_driver(error: DBAPIError, url: URL) -> CatalogError | ConflictError | St
         return ConflictError(
             f"catalog {hide_password(url)} is locked by another process: {text}.",
             hint="Run it again.",
+        )
+    if getattr(error.orig, "sqlite_errorname", None) in _UNFINISHED:
+        return ConflictError(
+            f"catalog {hide_password(url)}: a writer was killed in the middle of its COMMIT.",
+            hint="Open it once with mode 'w', which takes the half of it back.",
         )
     hint = next((hint for part, hint in _HINTS.items() if part in text), _HINT)
     kind = StoreError if _FULL in text else CatalogError

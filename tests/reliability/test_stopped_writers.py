@@ -128,3 +128,31 @@ def test_readers_answer_while_nobody_can_read_the_catalog(tmp_path: Path) -> Non
         late.commit(adapter, budget=0, idempotency_key="two", allow_duplicate=True)
         assert answers(late) == ["two", "one"]
         assert late.context.catalog is late.context.kept
+
+
+def test_readers_answer_where_a_writer_was_killed_in_its_commit(tmp_path: Path) -> None:
+    """Half of its transaction is in the file, and only who may write can take that back."""
+    store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
+    url = f"sqlite:///{tmp_path}/catalog.sqlite"
+
+    def write_half() -> None:
+        connection = sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None)
+        connection.execute("PRAGMA cache_size=1")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE sr_commits SET message = hex(zeroblob(1000000))")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with opened(url, store, "c") as registry:
+        registry.commit(adapter, budget=0, idempotency_key="one")
+    with opened(url, store, "r") as old_reader:
+        assert answers(old_reader) == ["one"]
+        assert wait_for(fork(write_half)) == -signal.SIGKILL
+        before = (tmp_path / "catalog.sqlite").read_bytes()
+        assert answers(old_reader) == ["one"]
+        with opened(url, store, "r") as reader:
+            assert answers(reader) == ["one"]
+        assert (tmp_path / "catalog.sqlite").read_bytes() == before
+        with opened(url, store, "w") as writer:
+            assert answers(writer) == ["one"]
+        assert answers(old_reader) == ["one"]
+        assert old_reader.context.catalog is old_reader.context.kept
