@@ -1,14 +1,13 @@
 """A catalog as a resource: open it, run transactions on it, close it.
 
-It may be shared by threads, and used on after a fork at which no other thread had a transaction
-open: SQLite would take its locks for held in the child. It is never the truth: whatever happens
-here can be made good by a rebuild from the store.
+It may be shared by threads, and used on after a fork, which waits for the transactions of other
+threads. It is never the truth: whatever happens here can be made good by a rebuild from the store.
 """
 
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import RLock, local
 from typing import Final, Self
@@ -34,6 +33,7 @@ from share_registry.catalog.overlay import lay_over
 from share_registry.catalog.tables import IdentityRow
 from share_registry.errors import CatalogError, ShareRegistryError, ensure
 from share_registry.outside.files import Kind, Outside
+from share_registry.outside.forks import transaction_on
 
 _MEMORY: Final = "sqlite://"
 _STORE: Final = select(IdentityRow.store)
@@ -166,7 +166,7 @@ class Catalog:
             )
         self._notice_fork()
         with (
-            self._lock if self.is_in_memory else nullcontext(),
+            self._alone(),
             translate_errors(self._url),
             self._bind(write=write, wait_s=wait_s) as bind,
             Session(bind, expire_on_commit=False) as session,
@@ -265,6 +265,12 @@ class Catalog:
                 if self.store_id is None:
                     session.execute(IdentityRow.table.insert(), [{"store": store_id}])
                     self.store_id = store_id
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Return what keeps threads apart in memory, and forks from transactions on a file."""
+        if self.is_in_memory:
+            return self._lock
+        return nullcontext() if self.is_on_server else transaction_on(str(self._url.database))
 
     def _copy_to_memory(self) -> Self:
         with self.begin(wait_s=BRIEF_S) as session:

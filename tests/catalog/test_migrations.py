@@ -2,14 +2,16 @@
 
 import json
 
+import pytest
 from alembic import command
-from sqlalchemy import MetaData, Table, text
+from sqlalchemy import MetaData, Table, create_engine, text
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import catalog as catalogs, schema
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.tables import TABLES
+from share_registry.catalog.tables import SCHEMA_VERSIONS, TABLES
 from tests.catalog.logs import Log, story, whole_story
+from tests.reliability.processes import fork, wait_for_all
 
 NEW_IN_0002: dict[str, dict[str, object]] = {
     "sr_spaces": {"refit": True, "pseudo_rank": None, "k": None, "phi": 0},
@@ -18,6 +20,7 @@ NEW_IN_0002: dict[str, dict[str, object]] = {
     "sr_parents": {"weight": None},
 }
 """Columns that schema 0001 lacks, and what rows that were there before have in them."""
+UPGRADES = 4
 Rows = dict[str, list[dict[str, object]]]
 
 
@@ -43,13 +46,13 @@ def to(session: Session, version: str) -> None:
     command.downgrade(config, version)
 
 
-def fill(url: str, rows: Rows) -> None:
-    """Make a catalog of schema 0001 and put rows into it without any of today's models."""
+def fill(url: str, rows: Rows, version: str = "0001") -> None:
+    """Make a catalog of an old schema and put rows into it without any of today's models."""
     with Catalog.open(url) as catalog, catalog.begin(write=True) as session:
         to(session, "base")
         config = schema.configuration()
         config.attributes["connection"] = session.connection()
-        command.upgrade(config, "0001")
+        command.upgrade(config, version)
         for table in TABLES.sorted_tables:
             old = Table(
                 table.name, MetaData(), autoload_with=session.connection(), resolve_fks=False
@@ -102,3 +105,39 @@ def test_the_way_back_keeps_versions_that_had_no_budget(catalog_url: str) -> Non
         ).all()
         assert len(unlimited) == 2
         assert all(budget == error for _, budget, error in unlimited)
+
+
+@pytest.mark.parametrize("version", SCHEMA_VERSIONS[:-1])
+def test_of_upgrades_side_by_side_one_runs_and_the_others_wait(
+    catalog_url: str, version: str
+) -> None:
+    rows = rows_today(story())
+    fill(catalog_url, rows, version)
+    before = contents(catalog_url)
+    children = [
+        fork(lambda: require_newest(catalogs.upgrade(catalog_url))) for _ in range(UPGRADES)
+    ]
+    assert wait_for_all(children) == [0] * UPGRADES
+    with Catalog.open(catalog_url, mode="r") as catalog, catalog.begin() as session:
+        after = rows_of(session)
+    assert {name: len(of_table) for name, of_table in after.items()} == before
+    # and it goes on from there
+    with Catalog.open(catalog_url, mode="w") as catalog, catalog.begin(write=True) as session:
+        for entry in whole_story().entries[16:]:
+            assert entry.apply(session)
+
+
+def require_newest(version: str) -> None:
+    assert version == schema.NEWEST
+
+
+def contents(url: str) -> dict[str, int]:
+    """Return how many rows each table has, whatever its columns."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        counts = {
+            table.name: int(connection.scalar(text(f"SELECT count(*) FROM {table.name}")) or 0)
+            for table in TABLES.sorted_tables
+        }
+    engine.dispose()
+    return counts

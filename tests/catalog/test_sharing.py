@@ -12,10 +12,15 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.projection.apply import wipe
 from share_registry.catalog.tables import CommitRow
-from share_registry.errors import ConflictError
+from share_registry.errors import CatalogError, ConflictError
+from share_registry.outside import forks
 from tests.catalog.logs import Log, Logged, story
 from tests.catalog.rows import dump
+from tests.reliability.processes import fork, wait_for_all
+
+FORKS = 4
 
 
 def fill_catalog(url: str) -> Log:
@@ -129,6 +134,70 @@ def test_a_fork_in_the_middle_of_another_threads_transaction_does_not_hang() -> 
         forked.set()
         holder.join()
         assert code == 0
+        assert _count(catalog) == 16
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_forks_beside_a_thread_that_writes_all_the_time_neither_hang_nor_take_its_locks(
+    kind: str, new_catalog_url: Callable[[str], str]
+) -> None:
+    log, url, ended = story(), new_catalog_url(kind), threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            with catalog.begin(write=True) as session:
+                wipe(session)
+                log.apply(session)
+
+    with Catalog.open(url, store_id="store") as catalog:
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            children = [fork(lambda: see_all_or_nothing(catalog)) for _ in range(FORKS)]
+            assert wait_for_all(children) == [0] * FORKS
+        finally:
+            ended.set()
+            writer.join()
+
+
+def see_all_or_nothing(catalog: Catalog) -> None:
+    """Read and write as a child of a process that writes."""
+    assert _count(catalog) in (0, 16)
+    for _ in range(3):
+        with catalog.begin(write=True) as session:
+            assert count(session) in (0, 16)
+            wipe(session)
+            story().apply(session)
+
+
+def test_a_fork_amid_a_transaction_that_does_not_end_refuses_the_child_that_file_alone(
+    new_catalog_url: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "_PATIENCE_S", 0.1)
+    begun, forked = threading.Event(), threading.Event()
+    spoilt, sound = new_catalog_url("sqlite"), new_catalog_url("sqlite")
+    fill_catalog(sound)
+
+    def hold() -> None:
+        with catalog.begin(write=True) as session:
+            story().apply(session)
+            begun.set()
+            assert forked.wait(60)
+
+    def use() -> None:
+        with pytest.raises(CatalogError, match="forked in the middle"):
+            _count(catalog)
+        with Catalog.open(sound, mode="w") as other_file:
+            assert _count(other_file) == 16
+
+    with Catalog.open(spoilt, store_id="store") as catalog:
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert begun.wait(60)
+        child = fork(use)
+        assert wait_for_all([child]) == [0]
+        forked.set()
+        holder.join()
         assert _count(catalog) == 16
 
 

@@ -1,14 +1,21 @@
 """A record is published while the transaction is open, and the catalog keeps it only then."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 import share_registry as sr
-from share_registry.registry.commands import publish
+from share_registry.outside.files import Outside
+from share_registry.registry.commands import commit as commits, publish
+from share_registry.registry.commands.commit_batch import encode_adapters
+from share_registry.registry.context import open_context
 from tests.cli.tiny import SPACE, write_adapter
+
+RACES: Final = 3
 
 
 @pytest.fixture
@@ -97,3 +104,97 @@ def test_what_a_reader_would_refuse_is_not_published(
     monkeypatch.undo()
     assert registry.log(space=SPACE)[0].number == first.number
     assert registry.verify("deep").ok
+
+
+class Hooked(Outside):
+    """The outside of a registry that is opened over any catalog; waiting takes no time."""
+
+    def __init__(self, hook: Callable[[str], None] | None = None) -> None:
+        super().__init__(hook)
+        self.waits: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+def opened(url: str, store: Path, outside: Outside | None = None) -> sr.Registry:
+    return sr.Registry(
+        open_context(url, store=store, space=None, mode="c", outside=outside or Hooked())[0]
+    )
+
+
+def test_who_loses_a_race_publishes_again_what_was_encoded_once(
+    tmp_path: Path,
+    catalog_url: str,
+    new_catalog_url: Callable[[str], str],
+    adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever was faster took nothing away that the loser is coded against."""
+    apart, store = new_catalog_url("sqlite"), tmp_path / "store"
+    encoded: list[int] = []
+
+    def encode_and_count(*arguments: Any, **options: Any) -> Any:
+        encoded.append(1)
+        return encode(*arguments, **options)
+
+    def be_faster(point: str) -> None:
+        if point == "record.postfsync" and len(faster) < RACES:
+            faster.append(f"faster-{len(faster)}")
+            with opened(apart, store) as rival:
+                rival.set_alias("first@v1", faster[-1])
+
+    encode, faster = encode_adapters, ["made below"] * RACES
+    outside = Hooked(be_faster)
+    with opened(catalog_url, store, outside) as registry:
+        registry.commit(adapter, task="first")
+        monkeypatch.setattr(commits, "encode_adapters", encode_and_count)
+        faster.clear()
+        commit = registry.commit(write_adapter(tmp_path / "second", seed=2))
+        assert (len(encoded), len(faster), len(outside.waits)) == (1, RACES, RACES)
+        assert commit.number == 3 + RACES
+        assert registry.verify("deep").ok
+
+
+def test_pauses_between_races_grow_to_a_bound_and_differ(
+    tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = Hooked()
+    with opened(f"sqlite:///{tmp_path}/c.sqlite", tmp_path / "store", outside) as registry:
+        registry.commit(adapter, task="first")
+        monkeypatch.setattr(publish, "_create_record", lambda *_: False)
+        with pytest.raises(sr.ConflictError, match="were faster 200 times"):
+            registry.set_alias("first@v1", "prod")
+    assert len(outside.waits) == 200
+    assert max(outside.waits[:5]) < 0.05
+    assert 0.5 < max(outside.waits) < 0.75
+    assert len({*outside.waits}) > 190
+    assert sum(outside.waits) < 100
+
+
+def test_a_connection_that_is_lost_behind_the_record_is_no_failed_commit(
+    tmp_path: Path, postgresql_url: str, adapter: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the COMMIT of the catalog arrived matters to nobody: the record is there."""
+
+    def cut(point: str) -> None:
+        if point == "commit.catalog" and cuts.pop():
+            engine = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+            engine.dispose()
+
+    cuts = [False, True, False, False]
+    with opened(postgresql_url, tmp_path / "store", Hooked(cut)) as registry:
+        registry.commit(adapter, task="first", idempotency_key="one")
+        commit = registry.commit(adapter, task="first", idempotency_key="two", allow_duplicate=True)
+        assert "could not follow yet" in caplog.text
+        assert (commit.created, commit.version) == (True, 2)
+        again = registry.commit(adapter, task="first", idempotency_key="two", allow_duplicate=True)
+        assert (again.created, again.id) == (False, commit.id)
+        assert [entry.key for entry in registry.log(kind="absorb")] == ["two", "one"]

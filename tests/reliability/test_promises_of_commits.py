@@ -19,6 +19,7 @@ from sqlalchemy import text
 import share_registry as sr
 from share_registry.catalog import catalog as catalogs
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.engine import for_transactions
 from share_registry.errors import ShareRegistryError
 from share_registry.format import frames
 from share_registry.names import CommitNumber, SpaceName
@@ -285,7 +286,7 @@ def time_is_what_the_clock_says(patch: pytest.MonkeyPatch) -> None:
 
 def the_head_is_read_without_a_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(catalogs, "take_write_lock", lambda *_: None)
-    real = catalogs.for_transactions
+    real = for_transactions
     patch.setattr(catalogs, "for_transactions", lambda bind, **_: real(bind, write=False))
 
 
