@@ -164,10 +164,17 @@ class Context:
             return
         self._require_open()
         with self.locked():
-            if self.kept is None:
-                self.kept = self.open_kept(WAIT_S)
-            self.newer = follow(self.store, self.kept, write=True) or {}
-            self.catalog = self.kept
+            self.catalog = self.lockable()
+            self.newer = follow(self.store, self.catalog, write=True) or {}
+
+    def lockable(self) -> Catalog:
+        """Return the catalog that is kept: a write lock on it keeps every other writer out.
+
+        Raises as `open_context`.
+        """
+        if self.kept is None:
+            self.kept = self.open_kept(WAIT_S)
+        return self.kept
 
     def _answer(self) -> None:
         """Let that catalog answer which has every record: the one that is kept, or a stand-in."""
@@ -211,10 +218,8 @@ class Context:
         """
         self.require_writable()
         with self.locked():
-            if self.kept is None:
-                self.kept = self.open_kept(WAIT_S)
-            self.catalog = self.kept
-            lost = forgotten(self.store, self.kept)
+            self.catalog = self.lockable()
+            lost = forgotten(self.store, self.catalog)
             ensure(
                 accept_loss or not lost,
                 RefusedError(
@@ -223,7 +228,7 @@ class Context:
                     "accept_loss=True and forget them.",
                 ),
             )
-            rebuild_catalog(self.store, self.kept)
+            rebuild_catalog(self.store, self.catalog)
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 

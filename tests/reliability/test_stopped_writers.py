@@ -17,8 +17,11 @@ import pytest
 import torch
 
 import share_registry as sr
+from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
 from share_registry.registry.context import open_context
+from share_registry.registry.sync import replay_in_memory
+from tests.catalog.test_sharing import is_locked
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for
 from tests.reliability.scenarios import NoFlush
@@ -156,3 +159,23 @@ def test_readers_answer_where_a_writer_was_killed_in_its_commit(tmp_path: Path) 
             assert answers(writer) == ["one"]
         assert answers(old_reader) == ["one"]
         assert old_reader.context.catalog is old_reader.context.kept
+
+
+def test_what_removes_objects_locks_the_catalog_that_is_kept(tmp_path: Path) -> None:
+    """A stand-in that another thread reads meanwhile would keep nobody from publishing."""
+    store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
+    url = f"sqlite:///{tmp_path}/catalog.sqlite"
+    passed: list[bool] = []
+
+    def hook(point: str) -> None:
+        if point == "gc.planned":
+            registry.context.catalog = replay_in_memory(registry.context.store)[0]
+        if point == "gc.recheck":
+            passed.append(is_locked(url))
+
+    with opened(url, store, "c", hook) as registry:
+        registry.commit(adapter, budget=0)
+        content = b"nobody's"
+        registry.context.store.put(content, sha256(content))
+        assert registry.gc(grace_days=0, dry_run=False).garbage
+    assert passed == [True]

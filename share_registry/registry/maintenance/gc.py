@@ -95,7 +95,7 @@ def _follow(reach: Reach, progress: Progress = ignore_progress) -> None:
 
 def _check_ends(context: Context, reach: Reach) -> None:
     """Check that no log has lost its end, as far as the catalog can tell. Raises RefusedError."""
-    with context.catalog.begin() as session:
+    with context.lockable().begin() as session:
         heads = lookups.heads(session)
     lost = [
         f"{space}/@c{head.number} ({head.id[:8]})"
@@ -179,7 +179,7 @@ def _remove(
     store, removed = context.store, []
     pending = iter(garbage)
     while some := list(islice(pending, _AT_ONCE)):
-        with context.catalog.begin(write=True):
+        with context.lockable().begin(write=True):
             _follow(reach)
             context.outside.at("gc.recheck")
             for item in some:
