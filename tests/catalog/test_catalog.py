@@ -174,7 +174,7 @@ def test_reading_a_catalog_with_a_hot_journal_says_so_and_touches_nothing(tmp_pa
     writer.close()
     before = sorted((path.name, path.read_bytes()) for path in crashed.iterdir())
     assert [name for name, _ in before] == ["a.sqlite", "a.sqlite-journal"]
-    with pytest.raises(CatalogError):
+    with pytest.raises(ConflictError, match="killed in the middle of its COMMIT"):
         Catalog.open(f"sqlite:///{crashed}/a.sqlite", mode="r")
     assert sorted((path.name, path.read_bytes()) for path in crashed.iterdir()) == before
     with (
