@@ -293,7 +293,7 @@ def test_everything_public_is_called(tmp_path: Path) -> None:
 
 
 def _is_error(member: object) -> bool:
-    return isinstance(member, type) and issubclass(member, Exception)
+    return isinstance(member, type) and issubclass(member, BaseException)
 
 
 @pytest.mark.parametrize("error", [TypeError("raw"), KeyError("raw"), MemoryError()])
