@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.catalog.catalog import Catalog, absolute_url, check_reachable
 from share_registry.catalog.database_errors import without_password
 from share_registry.catalog.queries.aliases import spaces
-from share_registry.catalog.queries.lookups import mark_newer
+from share_registry.catalog.queries.lookups import mark_unknown
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CatalogError,
@@ -33,7 +33,13 @@ from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import check_author, check_place
-from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replay_in_memory
+from share_registry.registry.sync import (
+    LogEnds,
+    follow,
+    forgotten,
+    rebuild_catalog,
+    replay_in_memory,
+)
 from share_registry.store.open import MEMORY, is_new, open_store
 from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
@@ -91,7 +97,7 @@ class Context:
             kept there.
         place: Where it is opened again by other processes.
         device_name: The device on which commits and refits are to be computed.
-        newer: The spaces whose log goes on with records of a later release, and what is said of it.
+        ends: The spaces whose log ends otherwise than the catalog can follow.
         created: What was created by the way, as sentences: the registry, spaces.
         author: Who records are by where a verb is not told; None until the environment is asked.
     """
@@ -104,13 +110,14 @@ class Context:
     beside: Path | None = None
     place: Location | None = None
     device_name: str = "cpu"
-    newer: dict[SpaceName, FormatError] = field(default_factory=dict)
+    ends: LogEnds = field(default_factory=LogEnds)
     author: str | None = None
     created: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
     _reader: "Reader | None" = None
+    _warned: set[str] = field(default_factory=set)
 
     def close(self) -> None:
         """Release the catalog's connections and the store; every later verb is refused."""
@@ -132,21 +139,40 @@ class Context:
         with self.catalog.keep_connection():
             self.catch_up()
             with self.catalog.begin() as session:
-                mark_newer(session, self.newer)
+                mark_unknown(session, self.ends.unknown)
                 yield session
 
     def catch_up(self) -> None:
-        """Apply to the catalog every record it lacks.
+        """Apply to the catalog every record it lacks, up to those that cannot be read.
 
-        Raises IntegrityError where the store's log is damaged, RefusedError after `close`.
+        Raises RefusedError after `close`.
         """
         ensure(not self.closed, RefusedError("this registry is closed.", hint="Open it again."))
         with self.locked():
-            newer = follow(self.store, self.catalog, write=self.writable)
-            if newer is None:
+            ends = follow(
+                self.store, self.catalog, write=self.writable or self.catalog.is_in_memory
+            )
+            if ends is None:
                 self.catalog.close()
-                self.catalog, newer = replay_in_memory(self.store)
-            self.newer = newer
+                self.catalog, ends = replay_in_memory(self.store)
+            self._warn_of(ends)
+            self.ends = ends
+
+    def require_end(self, space: SpaceName) -> None:
+        """Check that a record may be built upon the end of a log.
+
+        Raises IntegrityError, FormatError or StoreError where that end is not known or is lost.
+        """
+        for errors in (self.ends.unknown, self.ends.lost):
+            if space in errors:
+                raise errors[space]
+
+    def _warn_of(self, ends: LogEnds) -> None:
+        """Warn once of every damage to a log."""
+        for error in (*ends.unknown.values(), *ends.lost.values()):
+            if not isinstance(error, FormatError) and str(error) not in self._warned:
+                self._warned.add(str(error))
+                _LOG.warning("%s", error)
 
     @property
     def device(self) -> str:

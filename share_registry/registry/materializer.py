@@ -349,7 +349,7 @@ class Materializer:
             return {text: versions[text] for text in texts}
         with self._context.reading() as session:
             heads = lookups.heads(session)
-            if last_heads != heads or self._context.newer or len(versions) >= _REMEMBERED:
+            if last_heads != heads or self._context.ends.unknown or len(versions) >= _REMEMBERED:
                 versions = {}
             missing = [text for text in dict.fromkeys(texts) if text not in versions]
             if missing:

@@ -6,15 +6,23 @@ applied in one.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
-from share_registry.errors import CatalogError, FormatError, IntegrityError, NotFoundError, ensure
+from share_registry.errors import (
+    CatalogError,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    StoreError,
+    ensure,
+)
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
@@ -23,10 +31,14 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
 
 _T = TypeVar("_T")
+# What keeps a log from being followed: damage, a later release, a system that refuses
+LogError: TypeAlias = IntegrityError | FormatError | StoreError
+LOG_ERRORS: Final = (IntegrityError, FormatError, StoreError)
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 256
 _PROBES: Final = tuple(2**power for power in range(21))
 _MAX_JSON_BYTES: Final = 16 << 20
+_BRING_BACK: Final = "Bring the file back from a copy of the store."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,66 +51,55 @@ class LogEntry:
     layouts: "dict[Digest, Layout]"
 
 
-def follow(store: "Store", catalog: Catalog, *, write: bool) -> dict[SpaceName, FormatError] | None:
-    """Apply every record that the catalog lacks, up to those of a later release.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEnds:
+    """How the logs of some spaces end otherwise than a catalog can follow. Others go on.
+
+    Attributes:
+        unknown: Spaces whose log goes on with what cannot be read, of a later release or damaged:
+            what the end of the log decides is not known (spec EVO-05, COM-10).
+        lost: Spaces of which the catalog knows an end that the store does not have: answered from
+            the catalog, and never built upon.
+    """
+
+    unknown: dict[SpaceName, LogError] = field(default_factory=dict)
+    lost: dict[SpaceName, LogError] = field(default_factory=dict)
+
+
+def follow(store: "Store", catalog: Catalog, *, write: bool) -> LogEnds | None:
+    """Apply every record that the catalog lacks, up to those that cannot be read.
 
     The head that the catalog knows is compared with the store's record of that number, and the
-    record behind it is probed: two small reads a space, no listing of objects. A catalog that
-    followed another log (a copy from elsewhere, a restored backup) is wiped and filled again; one
-    that knows more than the store is evidence, and kept.
+    records behind it are probed: two small reads a space, no listing of objects. A catalog that
+    followed another log of a space (a copy from elsewhere, a restored backup) has that space filled
+    again; one that knows more than the store is evidence, and kept. What is wrong with one space
+    costs the others nothing.
 
     Args:
         store: The store.
         catalog: The catalog.
-        write: Whether the catalog may be written. A reader is warned of damage and goes on with
-            what can be read; a writer is refused.
+        write: Whether the catalog may be written.
 
     Returns:
-        The spaces whose log goes on with records that this release cannot read (spec EVO-05); None
-        where the catalog lacks records and may not be written.
-
-    Raises:
-        IntegrityError: `write`, and the store's log is damaged, or has lost its end.
+        The spaces whose end is not known or lost; None where the catalog lacks records and may not
+        be written.
     """
-    heads = _heads(store, catalog)
-    ends = [
-        (space, head, store.record(space, head.number))
-        for space, head in heads.items()
-        if head is not None
-    ]
-    for space, head, content in ends:
-        if content is None:
-            # a hash chain cannot show that its last record is gone, a catalog can
-            lost = IntegrityError(
-                f"record c{head.number} of space {space} is not in the store, though the catalog "
-                f"knows it ({head.id[:8]}).",
-                hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
-                "goes on with what the store has.",
-            )
-            if write:
-                raise lost
-            _LOG.warning("%s", lost)
-    foreign = [
-        space for space, head, content in ends if content is not None and _id_of(content) != head.id
-    ]
-    behind = [space for space, head in heads.items() if _is_behind(store, space, head)]
-    if not behind and not foreign:
-        return {}
+    ends, behind, foreign = _compare(store, catalog, _heads(store, catalog))
     if not write:
-        return None
-    if foreign:
-        rebuild_catalog(store, catalog)
-        _LOG.warning(
-            "the catalog had followed another log of %s; it was made again", ", ".join(foreign)
-        )
-        return {}
-    newer: dict[SpaceName, FormatError] = {}
-    for space in behind:
+        return None if foreign or _can_follow(store, behind, ends) else ends
+    for space in foreign:
         try:
-            _apply_new(store, catalog, space, heads[space])
-        except FormatError as error:
-            newer[space] = _ended(error, space)
-    return newer
+            _refill(store, catalog, space)
+        except LOG_ERRORS as error:
+            ends.unknown[space] = _ended(error, space, CommitNumber(0))
+        else:
+            _LOG.warning("the catalog had followed another log of %s; it was made again", space)
+    for space, head in behind.items():
+        try:
+            _apply_new(store, catalog, space, head)
+        except LOG_ERRORS as error:
+            ends.unknown[space] = _ended(error, space, _last(catalog, space))
+    return ends
 
 
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
@@ -108,11 +109,7 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     """
     if store.spaces(expected=heads) != sorted(heads):
         return False
-    for space, head in heads.items():
-        content = store.record(space, head.number)
-        if content is None or _id_of(content) != head.id or _is_behind(store, space, head):
-            return False
-    return True
+    return all(_is_end(store, space, head) for space, head in heads.items())
 
 
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
@@ -124,29 +121,47 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
     10,000 commits.
 
     Raises:
-        IntegrityError: a log cannot be followed to its end; the catalog is left as it was.
+        IntegrityError, FormatError, StoreError: the log of a space cannot be followed to its end;
+            that space is left as it was, the others are made again.
     """
     from share_registry.catalog.projection.apply import wipe
 
-    spaces = store.spaces()
-    for space in spaces:
-        _check_log(store, space)
-        if not store.read_only:
-            store.sync_log(space)
+    damage: dict[SpaceName, LogError] = {}
     with catalog.begin(write=True) as session:
-        # listed again under the lock: a space that came meanwhile is not forgotten
+        # listed under the lock: a space that came meanwhile is not forgotten
         for space in {*lookups.space_names(session)} - {*store.spaces()}:
             wipe(session, space)
-    for space in spaces:
-        with catalog.begin(write=True, space=space) as session:
-            wipe(session, space)
-            for entries in _batches(store, space, 1):
-                _apply(session, entries)
+    for space in store.spaces():
+        try:
+            _refill(store, catalog, space)
+        except LOG_ERRORS as error:
+            damage[space] = error
+    if damage:
+        space, first = min(damage.items())
+        more = f" (and {count(len(damage) - 1, 'more space')})" if len(damage) > 1 else ""
+        raise type(first)(
+            f"{first.message.removesuffix('.')}{more}: the catalog of space {space} is left as it "
+            "was, that of the sound ones is made again.",
+            hint=first.hint,
+        )
+
+
+def _refill(store: "Store", catalog: Catalog, space: SpaceName) -> None:
+    """Empty and fill the rows of one space. Raises as `_check_log`."""
+    from share_registry.catalog.projection.apply import wipe
+
+    _check_log(store, space)
+    if not store.read_only:
+        store.sync_log(space)
+    with catalog.begin(write=True, space=space) as session:
+        wipe(session, space)
+        for entries in _batches(store, space, 1):
+            _apply(session, entries)
 
 
 def fill(
     store: "Store", catalog: Catalog, *, spaces: Sequence[SpaceName] | None = None
-) -> dict[SpaceName, IntegrityError | FormatError]:
+) -> dict[SpaceName, LogError]:
     """Fill an empty catalog with what can be read: where a log is damaged, with what comes before.
 
     Args:
@@ -157,22 +172,23 @@ def fill(
     Returns:
         The damage by space.
     """
-    damage: dict[SpaceName, IntegrityError | FormatError] = {}
+    damage: dict[SpaceName, LogError] = {}
     for space in store.spaces() if spaces is None else spaces:
         try:
             _apply_new(store, catalog, space)
-            _check_hole(space, store.numbers(space))
-        except (IntegrityError, FormatError) as error:
+        except LOG_ERRORS as error:
             damage[space] = error
     return damage
 
 
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
-    """Return what a rebuild would forget: heads that the store does not have."""
+    """Return what a rebuild would forget: heads that the store does not have, or cannot give."""
+    heads = _heads(store, catalog)
+    ends, _, _ = _compare(store, catalog, heads)
     return [
         f"{space}/@c{head.number} ({head.id[:8]})"
-        for space, head in _heads(store, catalog).items()
-        if head and store.record(space, head.number) is None
+        for space in sorted(ends.lost)
+        if (head := heads[space]) is not None
     ]
 
 
@@ -190,16 +206,13 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
     try:
         record = parse_record(content, subject=name)
     except IntegrityError as error:
-        raise error.amended(
-            hint="Run verify, which names all that is damaged; to read the log up to there, "
-            "open it with mode 'r'."
-        ) from error
+        raise error.amended(hint=_BRING_BACK) from error
     # spec REC-02
     ensure(
         (record.space, record.number) == (space, number),
         IntegrityError(
             f"{name} says it is c{record.number} of space {record.space}.",
-            hint="Bring the file back from a copy of the store.",
+            hint=_BRING_BACK,
         ),
     )
     layouts = {
@@ -284,22 +297,91 @@ def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
 def _hole(space: SpaceName, missing: int, present: int) -> IntegrityError:
     return IntegrityError(
         f"record c{missing} of space {space} is not in the store, though c{present} is.",
-        hint="Bring the file back from a copy of the store.",
+        hint=_BRING_BACK,
     )
 
 
-def _is_behind(store: "Store", space: SpaceName, head: Head | None) -> bool:
-    """Tell whether the store may have records that a catalog lacks.
+def _compare(
+    store: "Store", catalog: Catalog, heads: "Mapping[SpaceName, Head | None]"
+) -> "tuple[LogEnds, dict[SpaceName, Head | None], list[SpaceName]]":
+    """Return how logs end, the spaces that a catalog lacks records of, and those of another log."""
+    ends = LogEnds()
+    behind: dict[SpaceName, Head | None] = {}
+    foreign: list[SpaceName] = []
+    for space, head in heads.items():
+        if head is None:
+            # where its first record is gone it has others
+            behind[space] = head
+            continue
+        try:
+            content = store.record(space, head.number)
+            if content is None:
+                # a hash chain cannot show that its last record is gone, a catalog can
+                ends.lost[space] = _lost(space, head)
+            elif _id_of(content) != head.id:
+                foreign.append(space)
+                continue
+        except LOG_ERRORS as error:
+            ends.lost[space] = error
+        next_ = CommitNumber(head.number + 1)
+        present = store.first_record(space, _probes(next_))
+        if present == next_:
+            behind[space] = head
+        elif present is not None:
+            ends.unknown[space] = _ended(_hole(space, next_, present), space, head.number)
+    return ends, behind, foreign
 
-    A space that it does not know has some, even where the first is gone.
-    """
-    return head is None or store.record(space, CommitNumber(head.number + 1)) is not None
+
+def _lost(space: SpaceName, head: Head) -> IntegrityError:
+    return IntegrityError(
+        f"record c{head.number} of space {space} is not in the store, though the catalog "
+        f"knows it ({head.id[:8]}).",
+        hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
+        "goes on with what the store has.",
+    )
+
+
+def _can_follow(store: "Store", behind: "Mapping[SpaceName, Head | None]", ends: LogEnds) -> bool:
+    """Tell whether any log goes on with what can be read; the ends of the others are not known."""
+    followed = False
+    for space, head in behind.items():
+        last = CommitNumber(0) if head is None else head.number
+        try:
+            read_entry(store, space, CommitNumber(last + 1))
+        except LOG_ERRORS as error:
+            ends.unknown[space] = _ended(error, space, last)
+        else:
+            followed = True
+    return followed
+
+
+def _is_end(store: "Store", space: SpaceName, head: Head) -> bool:
+    """Tell whether a log ends with a head, as far as it can be read."""
+    try:
+        content = store.record(space, head.number)
+    except LOG_ERRORS:
+        return False
+    if content is None or _id_of(content) != head.id:
+        return False
+    return store.first_record(space, _probes(CommitNumber(head.number + 1))) is None
+
+
+def _probes(number: CommitNumber) -> list[CommitNumber]:
+    """Return a number, and others further and further behind it."""
+    return [number, *(CommitNumber(number + step) for step in _PROBES)]
+
+
+def _last(catalog: Catalog, space: SpaceName) -> CommitNumber:
+    """Return the last commit of a space that a catalog has, 0 where it has none."""
+    with catalog.begin() as session:
+        head = lookups.head(session, space)
+    return CommitNumber(0) if head is None else head.number
 
 
 def _apply_new(
     store: "Store", catalog: Catalog, space: SpaceName, head: Head | None = None
 ) -> None:
-    """Apply every record behind the head that a catalog has.
+    """Apply every record behind the head that a catalog has, and raise what ends the log.
 
     What another process applies meanwhile changes nothing.
     """
@@ -307,11 +389,29 @@ def _apply_new(
         # what a catalog keeps must not be lost by the store
         store.sync_log(space)
     if head is None and not catalog.is_in_memory:
-        # before anything is applied: a catalog that stops at a hole would take it for the end
-        _check_hole(space, store.numbers(space))
-    for entries in _batches(store, space, head.number + 1 if head else 1):
+        _check_visible(store, space)
+    last = head.number if head else CommitNumber(0)
+    for entries in _batches(store, space, last + 1):
         with catalog.begin(write=True, space=space) as session:
             _apply(session, entries)
+        last = CommitNumber(last + len(entries))
+    if head is None:
+        _check_hole(space, store.numbers(space))
+    present = store.first_record(space, _probes(CommitNumber(last + 1)))
+    # the very next one has come meanwhile
+    if present is not None and present != last + 1:
+        raise _hole(space, last + 1, present)
+
+
+def _check_visible(store: "Store", space: SpaceName) -> None:
+    """Check that a catalog which stops at a hole will see, by a probe, that the log goes on.
+
+    Raises IntegrityError.
+    """
+    numbers = store.numbers(space)
+    missing = next((n for n, number in enumerate(numbers, start=1) if n != number), None)
+    if missing is not None and store.first_record(space, _probes(CommitNumber(missing))) is None:
+        raise _hole(space, missing, numbers[-1])
 
 
 def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:
@@ -336,13 +436,13 @@ def _batches(store: "Store", space: SpaceName, first: int) -> Iterator[list[LogE
 
 def _read_entries(
     store: "Store", space: SpaceName, first: int
-) -> tuple[list[LogEntry], IntegrityError | FormatError | None]:
+) -> tuple[list[LogEntry], LogError | None]:
     """Return the entries from a number on, a batch at most, and the damage that ended them."""
     entries: list[LogEntry] = []
     while len(entries) < _BATCH:
         try:
             entry = read_entry(store, space, CommitNumber(first + len(entries)))
-        except (IntegrityError, FormatError) as error:
+        except LOG_ERRORS as error:
             return entries, error
         if entry is None:
             break
@@ -361,24 +461,28 @@ def _if_sound(
         return None
 
 
-def replay_in_memory(store: "Store") -> tuple[Catalog, dict[SpaceName, FormatError]]:
+def replay_in_memory(store: "Store") -> tuple[Catalog, LogEnds]:
     """Return a catalog in memory with what the store has, in place of one that cannot be used.
 
-    Beside it the spaces whose log goes on with records of a later release, as `follow` does.
+    Beside it how the logs end, as `follow` does.
     """
     catalog = Catalog.in_memory(store.identity)
-    newer: dict[SpaceName, FormatError] = {}
-    for space, error in fill(store, catalog).items():
-        if isinstance(error, FormatError):
-            newer[space] = _ended(error, space)
-        else:
-            _LOG.warning("space %s is shown as it was before the damage: %s", space, error.message)
-    return catalog, newer
+    damage = fill(store, catalog)
+    unknown = {
+        space: _ended(error, space, _last(catalog, space)) for space, error in damage.items()
+    }
+    return catalog, LogEnds(unknown=unknown)
 
 
-def _ended(error: FormatError, space: SpaceName) -> FormatError:
-    """Return the error of a log that goes on in another format: nothing is damaged."""
-    return FormatError(
-        f"{error.message.removesuffix('.')}: the newest state of space {space} is not known.",
-        hint="Upgrade share_registry. What came before is answered: TASK@vN, @cN, log(before=).",
+def _ended(error: LogError, space: SpaceName, last: CommitNumber) -> LogError:
+    """Return the error of a log that goes on, behind a commit, with what cannot be followed."""
+    message = f"{error.message.removesuffix('.')}: the newest state of space {space} is not known."
+    before = "What came before is answered: TASK@vN, @cN, log(before=)."
+    if isinstance(error, FormatError):
+        # nothing is damaged
+        return FormatError(message, hint=f"Upgrade share_registry. {before}")
+    return type(error)(
+        message,
+        hint=f"{error.hint or _BRING_BACK} To go on without it: `share-registry rebuild "
+        f"--accept-loss {space}/@c{last}`.{f' {before}' if last else ''}",
     )

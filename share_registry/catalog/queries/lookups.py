@@ -43,7 +43,7 @@ from share_registry.catalog.tables import (
     names_task_of,
     task_of,
 )
-from share_registry.errors import FormatError
+from share_registry.errors import ShareRegistryError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values.task_version import TaskVersion
 
@@ -54,8 +54,8 @@ TASK: Final[BindParameter[str]] = bindparam("task", type_=TEXT)
 # What statements that are put together once are asked with
 VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
 AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
-# Where a transaction holds what `mark_newer` says
-_NEWER: Final = "newer"
+# Where a transaction holds what `mark_unknown` says
+_UNKNOWN: Final = "unknown"
 # A commit number behind every other
 EVER: Final = (1 << 63) - 1
 _SPACE_NAMES: Final = select(SpaceRow.name).order_by(SpaceRow.name)
@@ -108,9 +108,9 @@ def space_names(session: Session) -> list[SpaceName]:
     return [SpaceName(name) for name in session.scalars(_SPACE_NAMES)]
 
 
-def mark_newer(session: Session, newer: Mapping[SpaceName, FormatError]) -> None:
-    """Say for a transaction in which spaces the log goes on in a format of a later release."""
-    session.info[_NEWER] = newer
+def mark_unknown(session: Session, unknown: Mapping[SpaceName, ShareRegistryError]) -> None:
+    """Say for a transaction in which spaces the log goes on with what cannot be read."""
+    session.info[_UNKNOWN] = unknown
 
 
 def require_newest(session: Session, space: str | None, *, after: int | None = None) -> None:
@@ -122,13 +122,13 @@ def require_newest(session: Session, space: str | None, *, after: int | None = N
         after: Refuse only where this is the last commit that is known.
 
     Raises FormatError where records of a later release follow those that the catalog has (spec
-    EVO-05).
+    EVO-05), IntegrityError or StoreError where damaged ones do (spec COM-10).
     """
-    newer: Mapping[str, FormatError] = session.info.get(_NEWER, {})
-    for name in newer if space is None else newer.keys() & {space}:
+    unknown: Mapping[str, ShareRegistryError] = session.info.get(_UNKNOWN, {})
+    for name in unknown if space is None else unknown.keys() & {space}:
         last = None if after is None else head(session, name)
         if last is None or after == last.number:
-            raise newer[name]
+            raise unknown[name]
 
 
 def space_row(session: Session, space: str) -> Row[Any] | None:

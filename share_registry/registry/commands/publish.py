@@ -187,8 +187,7 @@ def _attempt(
         faster.
     """
     context.catch_up()
-    if space in context.newer:
-        raise context.newer[space]
+    context.require_end(space)
     created: CommitNumber | None = None
     try:
         with context.catalog.begin(write=True, space=space) as session:
