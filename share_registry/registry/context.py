@@ -209,6 +209,10 @@ class Context:
             RefusedError("this registry is open for reading only.", hint="Open it with mode 'w'."),
         )
 
+    def forget_decoded(self) -> None:
+        """Forget what was decoded, so that objects are read again."""
+        self._reader = None
+
     def say_created(self, text: str) -> None:
         """Note that something was created by the way, so that it does not appear without a word."""
         _LOG.info("%s", text)

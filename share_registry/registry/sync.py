@@ -6,6 +6,7 @@ applied in one.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
@@ -148,15 +149,30 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
 
 def _refill(store: "Store", catalog: Catalog, space: SpaceName) -> None:
     """Empty and fill the rows of one space. Raises as `_check_log`."""
-    from share_registry.catalog.projection.apply import wipe
-
     _check_log(store, space)
     if not store.read_only:
         store.sync_log(space)
     with catalog.begin(write=True, space=space) as session:
-        wipe(session, space)
-        for entries in _batches(store, space, 1):
-            _apply(session, entries)
+        fill_again(session, store, space)
+
+
+def fill_again(session: "Session", store: "Store", space: SpaceName) -> None:
+    """Empty the rows of one space and fill them from its log, in a transaction of the caller.
+
+    Raises IntegrityError, FormatError or StoreError.
+    """
+    from share_registry.catalog.projection.apply import wipe
+
+    wipe(session, space)
+    for entries in _batches(store, space, 1):
+        _apply(session, entries)
+
+
+def sound_end(store: "Store", space: SpaceName) -> tuple[CommitNumber, LogError | None]:
+    """Return the last commit up to which a log is sound, 0 for none, and what is wrong behind."""
+    with closing(Catalog.in_memory(store.identity)) as catalog:
+        damage = fill(store, catalog, spaces=[space])
+        return _last(catalog, space), damage.get(space)
 
 
 def fill(
@@ -197,7 +213,7 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
 
     Raises IntegrityError or FormatError.
     """
-    content = store.record(space, number)
+    content = _read(store, space, number)
     if content is None:
         return None
     from share_registry.format.records import parse_record
@@ -225,6 +241,16 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
         note=_if_sound(read_note, store, record.note, "note") if record.note else None,
         layouts={digest: layout for digest, layout in layouts.items() if layout is not None},
     )
+
+
+def _read(store: "Store", space: SpaceName, number: CommitNumber) -> bytes | None:
+    """Return a record, None where there is none; an error names it."""
+    try:
+        return store.record(space, number)
+    except LOG_ERRORS as error:
+        raise type(error)(
+            f"record c{number} of space {space} cannot be read: {error.message}", hint=_BRING_BACK
+        ) from error
 
 
 def read_note(store: "Store", digest: Digest | None) -> "Note | None":
@@ -314,7 +340,7 @@ def _compare(
             behind[space] = head
             continue
         try:
-            content = store.record(space, head.number)
+            content = _read(store, space, head.number)
             if content is None:
                 # a hash chain cannot show that its last record is gone, a catalog can
                 ends.lost[space] = _lost(space, head)
@@ -392,8 +418,7 @@ def _apply_new(
         _check_visible(store, space)
     last = head.number if head else CommitNumber(0)
     for entries in _batches(store, space, last + 1):
-        with catalog.begin(write=True, space=space) as session:
-            _apply(session, entries)
+        _apply_some(catalog, space, entries)
         last = CommitNumber(last + len(entries))
     if head is None:
         _check_hole(space, store.numbers(space))
@@ -412,6 +437,17 @@ def _check_visible(store: "Store", space: SpaceName) -> None:
     missing = next((n for n, number in enumerate(numbers, start=1) if n != number), None)
     if missing is not None and store.first_record(space, _probes(CommitNumber(missing))) is None:
         raise _hole(space, missing, numbers[-1])
+
+
+def _apply_some(catalog: Catalog, space: SpaceName, entries: Sequence[LogEntry]) -> None:
+    """Apply entries in one transaction; where one of them does not follow, those before it."""
+    try:
+        with catalog.begin(write=True, space=space) as session:
+            _apply(session, entries)
+    except IntegrityError:
+        for entry in entries:
+            with catalog.begin(write=True, space=space) as session:
+                _apply(session, [entry])
 
 
 def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:

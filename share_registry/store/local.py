@@ -52,6 +52,8 @@ from share_registry.store.protocol import (
 )
 
 _FOLDERS: Final = ("objects", "spaces", "tmp")
+# Where what was damaged is kept (spec STO-13)
+QUARANTINE: Final = "quarantine"
 _CATALOG: Final = "catalog.sqlite"
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _REST: Final = re.compile(r"[0-9a-f]{62}")
@@ -232,9 +234,23 @@ class LocalStore(Store):
                     yield Digest(shard + rest), size
 
     @override
+    def set_aside(self, name: str, place: str) -> None:
+        self._require_writable()
+        source, target = self._root / name, self._root / QUARANTINE / place / name
+        ensure(
+            self._outside.exists(source),
+            NotFoundError(f"{name} is not in the store.", hint="Run verify."),
+        )
+        self._outside.make_directory(target.parent)
+        self._outside.replace(source, target)
+        # the new name first: the file is never without one
+        self._outside.sync_directory(target.parent)
+        self._outside.sync_directory(source.parent)
+
+    @override
     def strays(self) -> Iterator[str]:
         for name in self._outside.names(self._root):
-            is_ours = name in _FOLDERS and self._is_folder(self._root / name)
+            is_ours = name in (*_FOLDERS, QUARANTINE) and self._is_folder(self._root / name)
             if not is_ours and name != FORMAT and not name.startswith(_CATALOG):
                 yield name
         for path in self._outside.files_below(self._root):

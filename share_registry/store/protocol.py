@@ -177,6 +177,24 @@ class Store(Protocol):
     def objects(self) -> Iterator[tuple[Digest, int]]:
         """Yield every object with its size in bytes, sorted by digest."""
 
+    def set_aside(self, name: str, place: str) -> None:
+        """Move an object or a record, as it is, to `quarantine/<place>/<name>` (spec STO-13).
+
+        Only what is damaged is moved, by decision of a person. Durable once this returns.
+
+        Args:
+            name: As `object_name` or `record_name` gives it.
+            place: A name of digits, letters and dashes that nothing was moved to by another call.
+
+        Raises:
+            NotFoundError: there is no such file.
+            RefusedError: the store is read-only, or of a kind that cannot move files.
+        """
+        raise RefusedError(
+            f"{type(self).__name__} cannot move {name} out of the way.",
+            hint="Move it by hand to where it is kept, and run this again.",
+        )
+
     def strays(self) -> Iterator[str]:
         """Yield what is in the store and does not belong there: foreign names, links, devices."""
         yield from ()

@@ -124,6 +124,30 @@ class Export(Shown):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Quarantine(Shown):
+    """What was moved out of the way in a store.
+
+    Attributes:
+        place: The directory in the store where it is kept, under the names that it had.
+        moved: Those names.
+    """
+
+    place: str
+    moved: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Quarantine {count(len(self.moved), 'file')} in {self.place}>"
+
+    @override
+    def sheet(self) -> Sheet:
+        return Sheet(
+            title=f"{count(len(self.moved), 'file')} moved to {self.place}",
+            tables=(Table.of({"was": name} for name in self.moved),),
+            notes=("Put sound bytes in their place: commit the adapter again, or copy the file.",),
+        )
+
+
 class Outcome(StrEnum):
     """What it means that `verify` found something, the worst first."""
 
