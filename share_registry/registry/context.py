@@ -8,12 +8,13 @@ place.
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog.catalog import Catalog, absolute_url, check_reachable
 from share_registry.catalog.database_errors import without_password
@@ -30,7 +31,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.kinds import FilePath
-from share_registry.names import SpaceName, space_name
+from share_registry.names import Digest, SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import check_author, check_place
 from share_registry.registry.sync import (
@@ -86,6 +87,14 @@ class Location:
         return f"sqlite:///{self.root / CATALOG_FILE}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedRecord:
+    """A record as it was applied: its members, and those of its tasks by name."""
+
+    members: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Any]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Context:
     """An open registry: what every verb works on.
@@ -98,6 +107,7 @@ class Context:
         place: Where it is opened again by other processes.
         device_name: The device on which commits and refits are to be computed.
         ends: The spaces whose log ends otherwise than the catalog can follow.
+        recorded: Records that were compared with the catalog last, by commit id.
         created: What was created by the way, as sentences: the registry, spaces.
         author: Who records are by where a verb is not told; None until the environment is asked.
     """
@@ -112,6 +122,7 @@ class Context:
     device_name: str = "cpu"
     ends: LogEnds = field(default_factory=LogEnds)
     author: str | None = None
+    recorded: OrderedDict[Digest, AppliedRecord] = field(default_factory=OrderedDict)
     created: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from share_registry.catalog.queries import aliases, log as log_pages
 from share_registry.catalog.queries.as_of import At
-from share_registry.catalog.queries.resolution import resolve
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import (
@@ -770,8 +769,9 @@ class Registry:
 
     def resolve(self, ref: Ref) -> ResolvedReference:
         """Return what a reference means now. Raises InvalidInputError, NotFoundError."""
-        with self._context.reading() as session:
-            return resolve(session, reference(ref), space=self._space)
+        from share_registry.registry.evidence import resolve_recorded
+
+        return resolve_recorded(self._context, reference(ref), space=self._space)
 
     def tasks(
         self,

@@ -416,16 +416,38 @@ def _apply_new(
         store.sync_log(space)
     if head is None and not catalog.is_in_memory:
         _check_visible(store, space)
-    last = head.number if head else CommitNumber(0)
-    for entries in _batches(store, space, last + 1):
-        _apply_some(catalog, space, entries)
-        last = CommitNumber(last + len(entries))
+    last = _apply_all(store, catalog, space, head.number if head else CommitNumber(0))
     if head is None:
         _check_hole(space, store.numbers(space))
     present = store.first_record(space, _probes(CommitNumber(last + 1)))
     # the very next one has come meanwhile
     if present is not None and present != last + 1:
         raise _hole(space, last + 1, present)
+
+
+def fill_up_to(
+    store: "Store", catalog: Catalog, space: SpaceName, last: CommitNumber | None
+) -> None:
+    """Apply the records of a space that a catalog lacks, up to a number; None for all.
+
+    Raises what ends the log before: IntegrityError, FormatError, StoreError.
+    """
+    _apply_all(store, catalog, space, _last(catalog, space), last)
+
+
+def _apply_all(
+    store: "Store",
+    catalog: Catalog,
+    space: SpaceName,
+    before: CommitNumber,
+    until: CommitNumber | None = None,
+) -> CommitNumber:
+    """Apply the records behind a number, up to another; return the last. Raises what ends them."""
+    last = before
+    for entries in _batches(store, space, before + 1, until):
+        _apply_some(catalog, space, entries)
+        last = CommitNumber(last + len(entries))
+    return last
 
 
 def _check_visible(store: "Store", space: SpaceName) -> None:
@@ -457,10 +479,13 @@ def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:
         apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
 
 
-def _batches(store: "Store", space: SpaceName, first: int) -> Iterator[list[LogEntry]]:
+def _batches(
+    store: "Store", space: SpaceName, first: int, until: CommitNumber | None = None
+) -> Iterator[list[LogEntry]]:
     """Yield the entries from a number on, some at a time, and raise the damage that ends them."""
     while True:
-        entries, damage = _read_entries(store, space, first)
+        most = _BATCH if until is None else min(_BATCH, until - first + 1)
+        entries, damage = _read_entries(store, space, first, most)
         if entries:
             yield entries
         if damage is not None:
@@ -471,11 +496,11 @@ def _batches(store: "Store", space: SpaceName, first: int) -> Iterator[list[LogE
 
 
 def _read_entries(
-    store: "Store", space: SpaceName, first: int
+    store: "Store", space: SpaceName, first: int, most: int
 ) -> tuple[list[LogEntry], LogError | None]:
-    """Return the entries from a number on, a batch at most, and the damage that ended them."""
+    """Return the entries from a number on, so many at most, and the damage that ended them."""
     entries: list[LogEntry] = []
-    while len(entries) < _BATCH:
+    while len(entries) < most:
         try:
             entry = read_entry(store, space, CommitNumber(first + len(entries)))
         except LOG_ERRORS as error:

@@ -153,6 +153,8 @@ class Outcome(StrEnum):
 
     # bytes are missing, or are not what they must be
     DAMAGED = "damaged"
+    # the catalog is not what the log says: the store is sound, answers may be wrong
+    CATALOG = "catalog wrong"
     # a record of a later release: what it says, and what follows from it, is not known
     NEWER = "newer format"
     # sound as far as was looked at, and too large to be decoded
@@ -185,7 +187,8 @@ class Finding:
 
     Attributes:
         outcome: What it means.
-        code: The clause of the specification that is violated.
+        code: The clause of the specification that is violated; CATALOG where the catalog is not what
+            the log says.
         what: The file, commit or version.
         message: What is wrong: found and expected.
         refs: Task versions that cannot be trusted because of it; of what was removed, those that

@@ -103,6 +103,51 @@ class Head:
     time: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameClaim:
+    """A name in the catalog, and what the record must say that gave it.
+
+    Attributes:
+        name: The name.
+        members: Members of the record, each with what it may be; of the name that a task came with,
+            none: the record must make its first version.
+        meaning: What the record did, as a phrase.
+    """
+
+    space: SpaceName
+    number: CommitNumber
+    commit_id: Digest
+    name: str
+    members: Mapping[str, Collection[object]]
+    meaning: str
+
+
+def names_of_task(session: Session, space: str, task: str) -> list[NameClaim]:
+    """Return every name that a task has or had, in the order in which it got them."""
+    query = (
+        select(TaskNameRow.name, CommitRow.number, CommitRow.id)
+        .join_from(TaskNameRow.table, CommitRow.table, is_commit_of(TaskNameRow, TaskNameRow.since))
+        .where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, task))
+        .order_by(TaskNameRow.since)
+    )
+    namings: list[NameClaim] = []
+    before: str | None = None
+    for name, number, commit_id in session.execute(query):
+        renames = {"kind": ("rename",), "task": (before,), "name": (name,)}
+        namings.append(
+            NameClaim(
+                space=SpaceName(space),
+                number=CommitNumber(number),
+                commit_id=Digest(commit_id),
+                name=name,
+                members={} if before is None else renames,
+                meaning=f"gave a task the name {name!r}",
+            )
+        )
+        before = str(name)
+    return namings
+
+
 def space_names(session: Session) -> list[SpaceName]:
     """Return the names of all spaces, sorted."""
     return [SpaceName(name) for name in session.scalars(_SPACE_NAMES)]
