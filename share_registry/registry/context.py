@@ -38,6 +38,7 @@ from share_registry.registry.sync import (
     LogEnds,
     follow,
     forgotten,
+    keep_heads,
     rebuild_catalog,
     replay_in_memory,
 )
@@ -210,6 +211,7 @@ class Context:
                 ),
             )
             rebuild_catalog(self.store, self.catalog)
+            keep_heads(self.store, self.catalog)
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 

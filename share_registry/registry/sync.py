@@ -22,7 +22,9 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
+from share_registry.format.canonical import parse_foreign
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.store.protocol import KeptHead
 from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
@@ -197,15 +199,26 @@ def fill(
     return damage
 
 
+def keep_heads(store: "Store", catalog: Catalog) -> None:
+    """Note in the store how its logs end, as a catalog that was just made of them knows."""
+    with catalog.begin() as session:
+        heads = lookups.heads(session)
+    for space, head in heads.items():
+        store.keep_head(space, KeptHead(number=head.number, id=head.id))
+
+
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
     """Return what a rebuild would forget: heads that the store does not have, or cannot give."""
     heads = _heads(store, catalog)
     ends, _, _ = _compare(store, catalog, heads)
-    return [
-        f"{space}/@c{head.number} ({head.id[:8]})"
-        for space in sorted(ends.lost)
-        if (head := heads[space]) is not None
-    ]
+    known: dict[SpaceName, Head | KeptHead] = {
+        space: head for space in sorted(ends.lost) if (head := heads[space]) is not None
+    }
+    for space in sorted({*heads} - {*known}):
+        kept = store.kept_head(space)
+        if kept is not None and store.record(space, kept.number) is None:
+            known[space] = kept
+    return [f"{space}/@c{head.number} ({head.id[:8]})" for space, head in known.items()]
 
 
 def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEntry | None:
@@ -288,6 +301,9 @@ def _check_log(store: "Store", space: SpaceName) -> None:
     """
     numbers = store.numbers(space)
     _check_hole(space, numbers)
+    kept = _kept_end(store, space, CommitNumber(0))
+    if kept is not None and kept[0] < len(numbers):
+        raise kept[1]
     parent = _id_of(store.format_bytes())
     for number in numbers:
         entry = read_entry(store, space, number)
@@ -345,7 +361,11 @@ def _compare(
                 # a hash chain cannot show that its last record is gone, a catalog can
                 ends.lost[space] = _lost(space, head)
             elif _id_of(content) != head.id:
-                foreign.append(space)
+                error = _disagreement(store, catalog, space, head, content)
+                if error is None:
+                    foreign.append(space)
+                else:
+                    ends.unknown[space] = _ended(error, space, CommitNumber(head.number - 1))
                 continue
         except LOG_ERRORS as error:
             ends.lost[space] = error
@@ -355,7 +375,76 @@ def _compare(
             behind[space] = head
         elif present is not None:
             ends.unknown[space] = _ended(_hole(space, next_, present), space, head.number)
+        elif (kept := _kept_end(store, space, head.number)) is not None:
+            ends.unknown[space] = _ended(kept[1], space, kept[0])
     return ends, behind, foreign
+
+
+def _disagreement(
+    store: "Store", catalog: Catalog, space: SpaceName, head: Head, content: bytes
+) -> IntegrityError | None:
+    """Tell a damaged last record from another log than the one that a catalog followed.
+
+    Returns:
+        What is wrong, where the record at the catalog's head would follow the same record as the
+        one that the catalog knows: either may be right, and a person has to say which.
+    """
+    actual, number = _id_of(content), head.number
+    kept = store.kept_head(space)
+    if kept is not None and (kept.number > number or (kept.number, kept.id) == (number, actual)):
+        return None
+    with catalog.begin() as session:
+        present = lookups.commit_id(session, space, number)
+        parent = lookups.commit_id(session, space, number - 1)
+    # the catalog contradicts itself
+    if present == actual:
+        return None
+    before = parent if number > 1 else _id_of(store.format_bytes())
+    further = store.record(space, CommitNumber(number + 1))
+    claims = _parent_of(content), None if further is None else _parent_of(further)
+    if claims[1] == actual or claims[0] not in (before, None):
+        return None
+    return IntegrityError(
+        f"record c{number} of space {space} is {actual[:8]} in the store, the catalog knows it as "
+        f"{head.id[:8]}.",
+        hint=f"{_BRING_BACK} Where the store is right: `share-registry rebuild --accept-loss "
+        f"{space}/@c{number}`.",
+    )
+
+
+def _parent_of(content: bytes) -> str | None:
+    """Return the parent that a record claims, None where it cannot be read."""
+    try:
+        parent = parse_foreign(content, subject="record", limit=len(content)).get("parent")
+    except IntegrityError:
+        return None
+    return str(parent)
+
+
+def _kept_end(
+    store: "Store", space: SpaceName, last: CommitNumber
+) -> tuple[CommitNumber, IntegrityError] | None:
+    """Compare the end of a log with what the store noted when it was published.
+
+    Returns:
+        Where a record behind a number is not there or not what was published: the one before it,
+        and what is wrong.
+    """
+    kept = store.kept_head(space)
+    if kept is None or kept.number <= last:
+        return None
+    try:
+        content = store.record(space, kept.number)
+    except LOG_ERRORS:
+        # said when it is read
+        return None
+    if content is not None and _id_of(content) == kept.id:
+        return None
+    state = "is not in the store" if content is None else f"is {_id_of(content)[:8]}"
+    return CommitNumber(kept.number - 1), IntegrityError(
+        f"record c{kept.number} of space {space} {state}, it was published as {kept.id[:8]}.",
+        hint=_BRING_BACK,
+    )
 
 
 def _lost(space: SpaceName, head: Head) -> IntegrityError:
@@ -416,7 +505,11 @@ def _apply_new(
         store.sync_log(space)
     if head is None and not catalog.is_in_memory:
         _check_visible(store, space)
-    last = _apply_all(store, catalog, space, head.number if head else CommitNumber(0))
+    last = head.number if head else CommitNumber(0)
+    kept = _kept_end(store, space, last)
+    last = _apply_all(store, catalog, space, last, kept[0] if kept else None)
+    if kept is not None:
+        raise kept[1]
     if head is None:
         _check_hole(space, store.numbers(space))
     present = store.first_record(space, _probes(CommitNumber(last + 1)))

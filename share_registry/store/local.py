@@ -23,11 +23,8 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
-from share_registry.names import (
-    CommitNumber,
-    Digest,
-    SpaceName,
-)
+from share_registry.format.canonical import sha256
+from share_registry.names import CommitNumber, Digest, SpaceName, space_name
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import nothing_done
 from share_registry.store.protocol import (
@@ -35,6 +32,7 @@ from share_registry.store.protocol import (
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
+    KeptHead,
     PublishStateUnknownError,
     Store,
     check_bytes,
@@ -55,6 +53,10 @@ _FOLDERS: Final = ("objects", "spaces", "tmp")
 # Where what was damaged is kept (spec STO-13)
 QUARANTINE: Final = "quarantine"
 _CATALOG: Final = "catalog.sqlite"
+# A name of a catalog, so that earlier releases know it (spec STO-02)
+_HEAD: Final = f"{_CATALOG}.head-"
+_HEAD_TEXT: Final = re.compile(rb"([1-9][0-9]{0,18}) ([0-9a-f]{64}) [0-9a-f]{64}\n")
+_MAX_HEAD_BYTES: Final = 256
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _REST: Final = re.compile(r"[0-9a-f]{62}")
 _RECORD: Final = re.compile(r"(\d{20})\.json")
@@ -193,6 +195,30 @@ class LocalStore(Store):
         return None if first is None else names[first]
 
     @override
+    def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
+        self._require_writable()
+        path = self._root / f"{_HEAD}{space_name(space)}"
+        if head is None:
+            self._outside.remove(path)
+            return
+        with self._temporary(_head_bytes(space, head), "head") as temporary:
+            self._outside.replace(temporary, path)
+
+    @override
+    def kept_head(self, space: SpaceName) -> KeptHead | None:
+        try:
+            content = self._outside.read(
+                self._root / f"{_HEAD}{space_name(space)}", limit=_MAX_HEAD_BYTES
+            )
+        except (NotFoundError, IntegrityError):
+            return None
+        match = _HEAD_TEXT.fullmatch(content)
+        if match is None:
+            return None
+        head = KeptHead(number=CommitNumber(int(match[1])), id=Digest(match[2].decode()))
+        return head if _head_bytes(space, head) == content else None
+
+    @override
     def sync_log(self, space: SpaceName) -> None:
         self._require_writable()
         log = self._root / log_name(space)
@@ -251,7 +277,8 @@ class LocalStore(Store):
     def strays(self) -> Iterator[str]:
         for name in self._outside.names(self._root):
             is_ours = name in (*_FOLDERS, QUARANTINE) and self._is_folder(self._root / name)
-            if not is_ours and name != FORMAT and not name.startswith(_CATALOG):
+            is_catalog = name.startswith(_CATALOG) and not self._is_spoilt_head(name)
+            if not is_ours and name != FORMAT and not is_catalog:
                 yield name
         for path in self._outside.files_below(self._root):
             name = path.relative_to(self._root).as_posix()
@@ -309,6 +336,12 @@ class LocalStore(Store):
                 f"the registry at {self._root} is open for reading only.",
                 hint="Open it with mode 'w'.",
             ),
+        )
+
+    def _is_spoilt_head(self, name: str) -> bool:
+        space = name.removeprefix(_HEAD)
+        return space != name and (
+            not is_space_name(space) or self.kept_head(SpaceName(space)) is None
         )
 
     def _is_folder(self, path: Path) -> bool:
@@ -388,6 +421,12 @@ class LocalStore(Store):
             return self._outside.read(path, limit=MAX_RECORD_BYTES) == content
         except (NotFoundError, StoreError) as error:
             raise _unknown(path) from (cause or error)
+
+
+def _head_bytes(space: SpaceName, head: KeptHead) -> bytes:
+    """Return what is noted of the last record of a space, with a digest of that."""
+    text = f"{head.number} {head.id}"
+    return f"{text} {sha256(f'{space} {text}'.encode())}\n".encode()
 
 
 def _unknown(path: Path) -> PublishStateUnknownError:

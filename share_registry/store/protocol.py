@@ -16,6 +16,7 @@ driver become `StoreError`, with the cause kept.
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from share_registry import kinds
@@ -59,6 +60,14 @@ class PublishStateUnknownError(StoreError):
     The record may be published, now or after a restart. Look it up before anything else; remove
     nothing.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptHead:
+    """The last record of a log, as it was when it was published."""
+
+    number: CommitNumber
+    id: Digest
 
 
 @runtime_checkable
@@ -150,6 +159,19 @@ class Store(Protocol):
         """
         numbers = check_numbers("numbers", numbers)
         return next((number for number in numbers if self.record(space, number) is not None), None)
+
+    def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
+        """Note beside the log which record was published last; None where none is left.
+
+        Nothing follows the last record that would show that its bytes changed, or that it is gone.
+        What is noted may fall behind, and be lost: then nothing is known. A store that keeps no
+        such note has nothing to do.
+        """
+        return
+
+    def kept_head(self, space: SpaceName) -> KeptHead | None:
+        """Return what `keep_head` noted last; None where nothing is known."""
+        return None
 
     def sync_log(self, space: SpaceName) -> None:
         """Make the records of a space durable that somebody else published.

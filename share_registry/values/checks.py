@@ -187,8 +187,8 @@ class Finding:
 
     Attributes:
         outcome: What it means.
-        code: The clause of the specification that is violated; CATALOG where the catalog is not what
-            the log says.
+        code: The clause of the specification that is violated; CATALOG where the catalog differs
+            from the log.
         what: The file, commit or version.
         message: What is wrong: found and expected.
         refs: Task versions that cannot be trusted because of it; of what was removed, those that

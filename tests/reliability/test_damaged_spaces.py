@@ -280,3 +280,82 @@ def test_a_damaged_object_is_set_aside_and_comes_back_with_a_commit(
         assert registry.checkout(f"{SOUND}/cola@v1").ref == f"{SOUND}/cola@v1"
         assert registry.verify("deep").ok
         assert registry.quarantine(sound, force=True).moved == (f"objects/{sound[:2]}/{sound[2:]}",)
+
+
+def _rotten(path: Path) -> None:
+    """Change one letter of the record so that it stays well-formed."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content.replace(b'"time":"2', b'"time":"3'))
+
+
+@pytest.mark.parametrize("damage", [_missing, _rotten], ids=lambda damage: damage.__name__[1:])
+@pytest.mark.parametrize("catalog", ["lost", "kept"])
+def test_damage_to_the_last_record_is_seen_without_a_catalog(
+    place: Callable[..., sr.Registry],
+    written: Path,
+    tmp_path: Path,
+    damage: Damage,
+    catalog: str,
+) -> None:
+    if catalog == "kept":
+        with place() as registry:
+            assert len(registry.log(DAMAGED)) == EVENTS
+    damage(record(tmp_path, EVENTS))
+    for mode in ("r", "w", "w"):
+        with place(mode) as registry:
+            if catalog == "lost" or damage is _rotten:
+                with pytest.raises(sr.IntegrityError, match=f"c{EVENTS} of space {DAMAGED}"):
+                    registry.export(f"{DAMAGED}/cola@prod", tmp_path / "out")
+            if mode == "w":
+                with pytest.raises(sr.IntegrityError, match=f"c{EVENTS} of space {DAMAGED}"):
+                    registry.set_alias(f"{DAMAGED}/cola@v1", "next")
+            report = registry.verify("quick", raise_on_damage=False)
+            assert [finding.what for finding in report.findings] == [f"{DAMAGED}/@c{EVENTS}"]
+            assert len(registry.log(SOUND)) == EVENTS
+    with place() as registry:
+        with pytest.raises(sr.RefusedError if damage is _missing else sr.IntegrityError):
+            registry.rebuild()
+        assert registry.rebuild(accept_loss=f"{DAMAGED}/@c{EVENTS - 1}") == EVENTS - 1
+        assert registry.set_alias(f"{DAMAGED}/cola@v3", "prod").number == EVENTS
+        assert registry.verify("data").ok
+
+
+def test_the_record_of_the_store_can_be_taken_where_a_catalog_knows_another(
+    place: Callable[..., sr.Registry], tmp_path: Path
+) -> None:
+    with place() as registry:
+        assert len(registry.log(DAMAGED)) == EVENTS
+    _rotten(record(tmp_path, EVENTS))
+    (tmp_path / "registry" / f"catalog.sqlite.head-{DAMAGED}").unlink()
+    with place() as registry:
+        with pytest.raises(sr.IntegrityError, match="catalog knows it as") as refused:
+            registry.set_alias(f"{DAMAGED}/cola@v1", "next")
+        assert f"--accept-loss {DAMAGED}/@c{EVENTS}" in refused.value.hint
+        assert registry.rebuild(accept_loss=f"{DAMAGED}/@c{EVENTS}") == EVENTS
+        assert registry.set_alias(f"{DAMAGED}/cola@v1", "next").number == EVENTS + 1
+        assert registry.verify("data").ok
+
+
+def test_what_is_noted_of_the_last_record_may_be_lost_or_behind(
+    place: Callable[..., sr.Registry], tmp_path: Path
+) -> None:
+    note = tmp_path / "registry" / f"catalog.sqlite.head-{DAMAGED}"
+    content = note.read_bytes()
+    with place() as registry:
+        registry.set_alias(f"{DAMAGED}/cola@v1", "next")
+        assert note.read_bytes() != content
+    for stale in (content, None, b""):
+        note.unlink(missing_ok=True)
+        if stale is not None:
+            note.write_bytes(stale)
+        with place() as registry:
+            report = registry.verify("data", raise_on_damage=False)
+            # one that says nothing does not belong there
+            assert [finding.what for finding in report.findings] == (
+                [note.name] if stale == b"" else []
+            )
+            assert registry.resolve(f"{DAMAGED}/cola@next").version == 1
+    with place() as registry:
+        registry.rebuild()
+        assert registry.verify("data").ok

@@ -94,6 +94,7 @@ def verify(
     for space in spaces:
         _check_log(walk, space)
     _check_heads(walk, context)
+    _check_kept_heads(walk)
     own_spaces = list(filter(part.has_space, spaces))
     check_meaning(walk, context, own_spaces)
     # a listing of the whole store, which cannot be cut
@@ -197,6 +198,26 @@ def _check_heads(walk: Walk, context: Context) -> None:
         ref = f"{space}/@c{head.number}"
         message = f"the catalog knows it as {head.id[:8]}, it {state} in the store."
         walk.add_of_log(space, "REC-03", ref, message, [ref])
+
+
+def _check_kept_heads(walk: Walk) -> None:
+    """Compare the ends of the logs with what was noted when they were published."""
+    for space in walk.store.spaces():
+        kept = walk.store.kept_head(space)
+        if kept is None:
+            continue
+        try:
+            content = walk.store.record(space, kept.number)
+        except (IntegrityError, StoreError):
+            # said already
+            continue
+        if content is None or sha256(content) != kept.id:
+            state = f"is {sha256(content)[:8]}" if content is not None else "is not"
+            ref = f"{space}/@c{kept.number}"
+            if ref in {finding.what for finding in walk.findings}:
+                continue
+            message = f"it was published as {kept.id[:8]}, it {state} in the store."
+            walk.add_of_log(space, "REC-03", ref, message, [ref])
 
 
 def _collect(walk: Walk, record: Record) -> None:

@@ -47,7 +47,7 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, firs
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import check_end, replay_in_memory
-from share_registry.store.protocol import PublishStateUnknownError, Store
+from share_registry.store.protocol import KeptHead, PublishStateUnknownError, Store
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit
 
@@ -210,6 +210,7 @@ def _attempt(
                 session.rollback()
                 return None
             created = CommitNumber(record.number)
+            _keep_head(context, record)
             context.outside.at("commit.catalog")
     except ShareRegistryError as error:
         if created is None:
@@ -222,6 +223,15 @@ def _attempt(
             error,
         )
     return created, True
+
+
+def _keep_head(context: Context, record: Record) -> None:
+    """Note beside the log what was published; the commit stands whatever becomes of that."""
+    head = KeptHead(number=CommitNumber(record.number), id=record.id)
+    try:
+        context.store.keep_head(SpaceName(record.space), head)
+    except ShareRegistryError as error:
+        _LOG.info("the end of the log of space %s could not be noted: %s", record.space, error)
 
 
 def _place_after(

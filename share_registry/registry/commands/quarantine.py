@@ -25,11 +25,16 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
-from share_registry.format.canonical import parse_foreign
+from share_registry.format.canonical import parse_foreign, sha256
 from share_registry.names import CommitNumber, Digest, SpaceName, digest as checked_digest
 from share_registry.registry.context import Context
 from share_registry.registry.sync import LogError, fill_again, sound_end
-from share_registry.store.protocol import MAX_RECORD_BYTES, object_name, record_name
+from share_registry.store.protocol import (
+    MAX_RECORD_BYTES,
+    KeptHead,
+    object_name,
+    record_name,
+)
 from share_registry.values.checks import Quarantine
 from share_registry.values.sheet import count
 
@@ -84,7 +89,11 @@ def give_up(context: Context, space: SpaceName, last: CommitNumber) -> int:
                 f"space {space!r} does not exist.", hint="List them: `share-registry spaces`."
             ),
         )
-        _check_end(space, last, *sound_end(store, space))
+        end, damage = sound_end(store, space)
+        if _is_disputed(context, space, head) and last == end - 1:
+            # the catalog knows another last record, and a person says that it is right
+            end = last
+        _check_end(space, last, end, damage)
         lost = [number for number in numbers if number > last]
         place = _new_place(context)
         for number in reversed(lost):
@@ -99,6 +108,9 @@ def give_up(context: Context, space: SpaceName, last: CommitNumber) -> int:
                 head.id[:8],
             )
         fill_again(session, store, space)
+        left = lookups.head(session, space)
+        kept = None if left is None else KeptHead(number=left.number, id=left.id)
+        store.keep_head(space, kept)
     if lost:
         _LOG.warning(
             "the next commit of space %s is c%d again, with another id: catalogs elsewhere that "
@@ -157,6 +169,12 @@ def _check_end(
             hint=f"Give accept_loss='{space}/@c{end}'.",
         ),
     )
+
+
+def _is_disputed(context: Context, space: SpaceName, head: lookups.Head | None) -> bool:
+    """Tell whether the record at the head that the catalog knows is another one."""
+    content = None if head is None else context.store.record(space, head.number)
+    return head is not None and content is not None and sha256(content) != head.id
 
 
 def _say_given_up(context: Context, space: SpaceName, number: CommitNumber, place: str) -> None:
