@@ -576,32 +576,68 @@ def _batches(
     store: "Store", space: SpaceName, first: int, until: CommitNumber | None = None
 ) -> Iterator[list[LogEntry]]:
     """Yield the entries from a number on, some at a time, and raise the damage that ends them."""
-    while True:
-        most = _BATCH if until is None else min(_BATCH, until - first + 1)
-        entries, damage = _read_entries(store, space, first, most)
-        if entries:
-            yield entries
-        if damage is not None:
-            raise damage
-        if len(entries) < _BATCH:
-            return
-        first += len(entries)
-
-
-def _read_entries(
-    store: "Store", space: SpaceName, first: int, most: int
-) -> tuple[list[LogEntry], LogError | None]:
-    """Return the entries from a number on, so many at most, and the damage that ended them."""
     entries: list[LogEntry] = []
-    while len(entries) < most:
+    damage: LogError | None = None
+    try:
+        for entry in _linked_entries(store, space, first, until):
+            entries.append(entry)
+            if len(entries) == _BATCH:
+                yield entries
+                entries = []
+    except LOG_ERRORS as error:
+        damage = error
+    if entries:
+        yield entries
+    if damage is not None:
+        raise damage
+
+
+def _linked_entries(
+    store: "Store", space: SpaceName, first: int, until: CommitNumber | None
+) -> Iterator[LogEntry]:
+    """Yield the entries from a number on, each once the one behind it is seen to follow it.
+
+    A record that the next one does not follow is not to be trusted, however well it reads. Raises
+    IntegrityError, FormatError or StoreError.
+    """
+    before: LogEntry | None = None
+    number = CommitNumber(first)
+    while until is None or number <= until:
         try:
-            entry = read_entry(store, space, CommitNumber(first + len(entries)))
-        except LOG_ERRORS as error:
-            return entries, error
+            entry = read_entry(store, space, number)
+        except LOG_ERRORS:
+            if before is not None:
+                yield before
+            raise
         if entry is None:
             break
-        entries.append(entry)
-    return entries, None
+        if before is not None and entry.record.parent != before.id:
+            error = IntegrityError(
+                f"record c{number} of space {space} is not published behind what c{number - 1} is "
+                "now: one of them is damaged.",
+                hint=_BRING_BACK,
+            )
+            if _is_refuted(store, space, entry):
+                yield before
+            raise error
+        if before is not None:
+            yield before
+        before, number = entry, CommitNumber(number + 1)
+    if before is not None:
+        yield before
+
+
+def _is_refuted(store: "Store", space: SpaceName, entry: LogEntry) -> bool:
+    """Tell whether what follows a record, or was noted of it, shows that it has changed."""
+    number = entry.record.number
+    kept = store.kept_head(space)
+    if kept is not None and kept.number == number:
+        return kept.id != entry.id
+    try:
+        further = store.record(space, CommitNumber(number + 1))
+    except LOG_ERRORS:
+        return False
+    return further is not None and _parent_of(further) not in (entry.id, None)
 
 
 def _if_sound(
