@@ -34,8 +34,8 @@ from share_registry.kinds import FilePath
 from share_registry.names import Digest, SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import check_author, check_place
+from share_registry.registry.log_ends import LogEnds
 from share_registry.registry.sync import (
-    LogEnds,
     follow,
     forgotten,
     keep_heads,

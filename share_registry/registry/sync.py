@@ -7,23 +7,35 @@ applied in one.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
 from share_registry.errors import (
     CatalogError,
-    FormatError,
     IntegrityError,
     NotFoundError,
-    StoreError,
     ensure,
 )
-from share_registry.format.canonical import parse_foreign
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.registry.log_ends import (
+    BRING_BACK,
+    LOG_ERRORS,
+    LogEnds,
+    LogError,
+    check_hole,
+    compare_heads,
+    ended,
+    hole,
+    id_of,
+    is_end,
+    kept_end,
+    parent_of,
+    probes,
+    read_record,
+)
 from share_registry.store.protocol import KeptHead
 from share_registry.values.sheet import count
 
@@ -34,14 +46,9 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
 
 _T = TypeVar("_T")
-# What keeps a log from being followed: damage, a later release, a system that refuses
-LogError: TypeAlias = IntegrityError | FormatError | StoreError
-LOG_ERRORS: Final = (IntegrityError, FormatError, StoreError)
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 256
-_PROBES: Final = tuple(2**power for power in range(21))
 _MAX_JSON_BYTES: Final = 16 << 20
-_BRING_BACK: Final = "Bring the file back from a copy of the store."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +59,6 @@ class LogEntry:
     id: Digest
     note: "Note | None"
     layouts: "dict[Digest, Layout]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogEnds:
-    """How the logs of some spaces end otherwise than a catalog can follow. Others go on.
-
-    Attributes:
-        unknown: Spaces whose log goes on with what cannot be read, of a later release or damaged:
-            what the end of the log decides is not known (spec EVO-05, COM-10).
-        lost: Spaces of which the catalog knows an end that the store does not have: answered from
-            the catalog, and never built upon.
-    """
-
-    unknown: dict[SpaceName, LogError] = field(default_factory=dict)
-    lost: dict[SpaceName, LogError] = field(default_factory=dict)
 
 
 def follow(store: "Store", catalog: Catalog, *, write: bool) -> LogEnds | None:
@@ -87,21 +79,21 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> LogEnds | None:
         The spaces whose end is not known or lost; None where the catalog lacks records and may not
         be written.
     """
-    ends, behind, foreign = _compare(store, catalog, _heads(store, catalog))
+    ends, behind, foreign = compare_heads(store, catalog, _heads(store, catalog))
     if not write:
         return None if foreign or _can_follow(store, behind, ends) else ends
     for space in foreign:
         try:
             _refill(store, catalog, space)
         except LOG_ERRORS as error:
-            ends.unknown[space] = _ended(error, space, CommitNumber(0))
+            ends.unknown[space] = ended(error, space, CommitNumber(0))
         else:
             _LOG.warning("the catalog had followed another log of %s; it was made again", space)
     for space, head in behind.items():
         try:
             _apply_new(store, catalog, space, head)
         except LOG_ERRORS as error:
-            ends.unknown[space] = _ended(error, space, _last(catalog, space))
+            ends.unknown[space] = ended(error, space, _last(catalog, space))
     return ends
 
 
@@ -112,7 +104,7 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     """
     if store.spaces(expected=heads) != sorted(heads):
         return False
-    return all(_is_end(store, space, head) for space, head in heads.items())
+    return all(is_end(store, space, head) for space, head in heads.items())
 
 
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
@@ -210,15 +202,15 @@ def keep_heads(store: "Store", catalog: Catalog) -> None:
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
     """Return what a rebuild would forget: heads that the store does not have, or cannot give."""
     heads = _heads(store, catalog)
-    ends, _, _ = _compare(store, catalog, heads)
-    known: dict[SpaceName, Head | KeptHead] = {
+    ends, _, _ = compare_heads(store, catalog, heads)
+    lost: dict[SpaceName, Head | KeptHead] = {
         space: head for space in sorted(ends.lost) if (head := heads[space]) is not None
     }
-    for space in sorted({*heads} - {*known}):
+    for space in sorted({*heads} - {*lost}):
         kept = store.kept_head(space)
         if kept is not None and store.record(space, kept.number) is None:
-            known[space] = kept
-    return [f"{space}/@c{head.number} ({head.id[:8]})" for space, head in known.items()]
+            lost[space] = kept
+    return [f"{space}/@c{head.number} ({head.id[:8]})" for space, head in lost.items()]
 
 
 def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEntry | None:
@@ -226,7 +218,7 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
 
     Raises IntegrityError or FormatError.
     """
-    content = _read(store, space, number)
+    content = read_record(store, space, number)
     if content is None:
         return None
     from share_registry.format.records import parse_record
@@ -235,13 +227,13 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
     try:
         record = parse_record(content, subject=name)
     except IntegrityError as error:
-        raise error.amended(hint=_BRING_BACK) from error
+        raise error.amended(hint=BRING_BACK) from error
     # spec REC-02
     ensure(
         (record.space, record.number) == (space, number),
         IntegrityError(
             f"{name} says it is c{record.number} of space {record.space}.",
-            hint=_BRING_BACK,
+            hint=BRING_BACK,
         ),
     )
     layouts = {
@@ -250,20 +242,10 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
     }
     return LogEntry(
         record=record,
-        id=_id_of(content),
+        id=id_of(content),
         note=_if_sound(read_note, store, record.note, "note") if record.note else None,
         layouts={digest: layout for digest, layout in layouts.items() if layout is not None},
     )
-
-
-def _read(store: "Store", space: SpaceName, number: CommitNumber) -> bytes | None:
-    """Return a record, None where there is none; an error names it."""
-    try:
-        return store.record(space, number)
-    except LOG_ERRORS as error:
-        raise type(error)(
-            f"record c{number} of space {space} cannot be read: {error.message}", hint=_BRING_BACK
-        ) from error
 
 
 def read_note(store: "Store", digest: Digest | None) -> "Note | None":
@@ -300,11 +282,11 @@ def _check_log(store: "Store", space: SpaceName) -> None:
     Raises IntegrityError or FormatError.
     """
     numbers = store.numbers(space)
-    _check_hole(space, numbers)
-    kept = _kept_end(store, space, CommitNumber(0))
+    check_hole(space, numbers)
+    kept = kept_end(store, space, CommitNumber(0))
     if kept is not None and kept[0] < len(numbers):
         raise kept[1]
-    parent = _id_of(store.format_bytes())
+    parent = id_of(store.format_bytes())
     for number in numbers:
         entry = read_entry(store, space, number)
         if entry is None or entry.record.parent != parent:
@@ -315,147 +297,6 @@ def _check_log(store: "Store", space: SpaceName) -> None:
         parent = entry.id
 
 
-def _id_of(content: bytes) -> Digest:
-    return Digest(sha256(content).hexdigest())
-
-
-def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
-    for missing, number in enumerate(numbers, start=1):
-        if number != missing:
-            raise _hole(space, missing, numbers[-1])
-
-
-def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
-    """Check, before record `number` is published, that it is not a hole (spec COM-10).
-
-    Probes further and further behind it. Raises IntegrityError.
-    """
-    behind = store.first_record(space, [CommitNumber(number + step) for step in _PROBES])
-    # where the record is there, other writers were faster, and publishing will say so
-    if behind is not None and store.record(space, number) is None:
-        raise _hole(space, number, behind)
-
-
-def _hole(space: SpaceName, missing: int, present: int) -> IntegrityError:
-    return IntegrityError(
-        f"record c{missing} of space {space} is not in the store, though c{present} is.",
-        hint=_BRING_BACK,
-    )
-
-
-def _compare(
-    store: "Store", catalog: Catalog, heads: "Mapping[SpaceName, Head | None]"
-) -> "tuple[LogEnds, dict[SpaceName, Head | None], list[SpaceName]]":
-    """Return how logs end, the spaces that a catalog lacks records of, and those of another log."""
-    ends = LogEnds()
-    behind: dict[SpaceName, Head | None] = {}
-    foreign: list[SpaceName] = []
-    for space, head in heads.items():
-        if head is None:
-            # where its first record is gone it has others
-            behind[space] = head
-            continue
-        try:
-            content = _read(store, space, head.number)
-            if content is None:
-                # a hash chain cannot show that its last record is gone, a catalog can
-                ends.lost[space] = _lost(space, head)
-            elif _id_of(content) != head.id:
-                error = _disagreement(store, catalog, space, head, content)
-                if error is None:
-                    foreign.append(space)
-                else:
-                    ends.unknown[space] = _ended(error, space, CommitNumber(head.number - 1))
-                continue
-        except LOG_ERRORS as error:
-            ends.lost[space] = error
-        next_ = CommitNumber(head.number + 1)
-        present = store.first_record(space, _probes(next_))
-        if present == next_:
-            behind[space] = head
-        elif present is not None:
-            ends.unknown[space] = _ended(_hole(space, next_, present), space, head.number)
-        elif (kept := _kept_end(store, space, head.number)) is not None:
-            ends.unknown[space] = _ended(kept[1], space, kept[0])
-    return ends, behind, foreign
-
-
-def _disagreement(
-    store: "Store", catalog: Catalog, space: SpaceName, head: Head, content: bytes
-) -> IntegrityError | None:
-    """Tell a damaged last record from another log than the one that a catalog followed.
-
-    Returns:
-        What is wrong, where the record at the catalog's head would follow the same record as the
-        one that the catalog knows: either may be right, and a person has to say which.
-    """
-    actual, number = _id_of(content), head.number
-    kept = store.kept_head(space)
-    if kept is not None and (kept.number > number or (kept.number, kept.id) == (number, actual)):
-        return None
-    with catalog.begin() as session:
-        present = lookups.commit_id(session, space, number)
-        parent = lookups.commit_id(session, space, number - 1)
-    # the catalog contradicts itself
-    if present == actual:
-        return None
-    before = parent if number > 1 else _id_of(store.format_bytes())
-    further = store.record(space, CommitNumber(number + 1))
-    claims = _parent_of(content), None if further is None else _parent_of(further)
-    if claims[1] == actual or claims[0] not in (before, None):
-        return None
-    return IntegrityError(
-        f"record c{number} of space {space} is {actual[:8]} in the store, the catalog knows it as "
-        f"{head.id[:8]}.",
-        hint=f"{_BRING_BACK} Where the store is right: `share-registry rebuild --accept-loss "
-        f"{space}/@c{number}`.",
-    )
-
-
-def _parent_of(content: bytes) -> str | None:
-    """Return the parent that a record claims, None where it cannot be read."""
-    try:
-        parent = parse_foreign(content, subject="record", limit=len(content)).get("parent")
-    except IntegrityError:
-        return None
-    return str(parent)
-
-
-def _kept_end(
-    store: "Store", space: SpaceName, last: CommitNumber
-) -> tuple[CommitNumber, IntegrityError] | None:
-    """Compare the end of a log with what the store noted when it was published.
-
-    Returns:
-        Where a record behind a number is not there or not what was published: the one before it,
-        and what is wrong.
-    """
-    kept = store.kept_head(space)
-    if kept is None or kept.number <= last:
-        return None
-    try:
-        content = store.record(space, kept.number)
-    except LOG_ERRORS:
-        # said when it is read
-        return None
-    if content is not None and _id_of(content) == kept.id:
-        return None
-    state = "is not in the store" if content is None else f"is {_id_of(content)[:8]}"
-    return CommitNumber(kept.number - 1), IntegrityError(
-        f"record c{kept.number} of space {space} {state}, it was published as {kept.id[:8]}.",
-        hint=_BRING_BACK,
-    )
-
-
-def _lost(space: SpaceName, head: Head) -> IntegrityError:
-    return IntegrityError(
-        f"record c{head.number} of space {space} is not in the store, though the catalog "
-        f"knows it ({head.id[:8]}).",
-        hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
-        "goes on with what the store has.",
-    )
-
-
 def _can_follow(store: "Store", behind: "Mapping[SpaceName, Head | None]", ends: LogEnds) -> bool:
     """Tell whether any log goes on with what can be read; the ends of the others are not known."""
     followed = False
@@ -464,26 +305,10 @@ def _can_follow(store: "Store", behind: "Mapping[SpaceName, Head | None]", ends:
         try:
             read_entry(store, space, CommitNumber(last + 1))
         except LOG_ERRORS as error:
-            ends.unknown[space] = _ended(error, space, last)
+            ends.unknown[space] = ended(error, space, last)
         else:
             followed = True
     return followed
-
-
-def _is_end(store: "Store", space: SpaceName, head: Head) -> bool:
-    """Tell whether a log ends with a head, as far as it can be read."""
-    try:
-        content = store.record(space, head.number)
-    except LOG_ERRORS:
-        return False
-    if content is None or _id_of(content) != head.id:
-        return False
-    return store.first_record(space, _probes(CommitNumber(head.number + 1))) is None
-
-
-def _probes(number: CommitNumber) -> list[CommitNumber]:
-    """Return a number, and others further and further behind it."""
-    return [number, *(CommitNumber(number + step) for step in _PROBES)]
 
 
 def _last(catalog: Catalog, space: SpaceName) -> CommitNumber:
@@ -506,16 +331,16 @@ def _apply_new(
     if head is None and not catalog.is_in_memory:
         _check_visible(store, space)
     last = head.number if head else CommitNumber(0)
-    kept = _kept_end(store, space, last)
+    kept = kept_end(store, space, last)
     last = _apply_all(store, catalog, space, last, kept[0] if kept else None)
     if kept is not None:
         raise kept[1]
     if head is None:
-        _check_hole(space, store.numbers(space))
-    present = store.first_record(space, _probes(CommitNumber(last + 1)))
+        check_hole(space, store.numbers(space))
+    present = store.first_record(space, probes(CommitNumber(last + 1)))
     # the very next one has come meanwhile
     if present is not None and present != last + 1:
-        raise _hole(space, last + 1, present)
+        raise hole(space, last + 1, present)
 
 
 def fill_up_to(
@@ -550,8 +375,8 @@ def _check_visible(store: "Store", space: SpaceName) -> None:
     """
     numbers = store.numbers(space)
     missing = next((n for n, number in enumerate(numbers, start=1) if n != number), None)
-    if missing is not None and store.first_record(space, _probes(CommitNumber(missing))) is None:
-        raise _hole(space, missing, numbers[-1])
+    if missing is not None and store.first_record(space, probes(CommitNumber(missing))) is None:
+        raise hole(space, missing, numbers[-1])
 
 
 def _apply_some(catalog: Catalog, space: SpaceName, entries: Sequence[LogEntry]) -> None:
@@ -615,7 +440,7 @@ def _linked_entries(
             error = IntegrityError(
                 f"record c{number} of space {space} is not published behind what c{number - 1} is "
                 "now: one of them is damaged.",
-                hint=_BRING_BACK,
+                hint=BRING_BACK,
             )
             if _is_refuted(store, space, entry):
                 yield before
@@ -637,7 +462,7 @@ def _is_refuted(store: "Store", space: SpaceName, entry: LogEntry) -> bool:
         further = store.record(space, CommitNumber(number + 1))
     except LOG_ERRORS:
         return False
-    return further is not None and _parent_of(further) not in (entry.id, None)
+    return further is not None and parent_of(further) not in (entry.id, None)
 
 
 def _if_sound(
@@ -658,21 +483,5 @@ def replay_in_memory(store: "Store") -> tuple[Catalog, LogEnds]:
     """
     catalog = Catalog.in_memory(store.identity)
     damage = fill(store, catalog)
-    unknown = {
-        space: _ended(error, space, _last(catalog, space)) for space, error in damage.items()
-    }
+    unknown = {space: ended(error, space, _last(catalog, space)) for space, error in damage.items()}
     return catalog, LogEnds(unknown=unknown)
-
-
-def _ended(error: LogError, space: SpaceName, last: CommitNumber) -> LogError:
-    """Return the error of a log that goes on, behind a commit, with what cannot be followed."""
-    message = f"{error.message.removesuffix('.')}: the newest state of space {space} is not known."
-    before = "What came before is answered: TASK@vN, @cN, log(before=)."
-    if isinstance(error, FormatError):
-        # nothing is damaged
-        return FormatError(message, hint=f"Upgrade share_registry. {before}")
-    return type(error)(
-        message,
-        hint=f"{error.hint or _BRING_BACK} To go on without it: `share-registry rebuild "
-        f"--accept-loss {space}/@c{last}`.{f' {before}' if last else ''}",
-    )

@@ -35,7 +35,9 @@ from share_registry.store.protocol import (
     KeptHead,
     PublishStateUnknownError,
     Store,
+    check_aside,
     check_bytes,
+    check_head,
     check_limit,
     check_numbers,
     check_object,
@@ -198,6 +200,7 @@ class LocalStore(Store):
     def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
         self._require_writable()
         path = self._root / f"{_HEAD}{space_name(space)}"
+        check_head("head", head)
         if head is None:
             self._outside.remove(path)
             return
@@ -262,6 +265,7 @@ class LocalStore(Store):
     @override
     def set_aside(self, name: str, place: str) -> None:
         self._require_writable()
+        check_aside(name, place)
         source, target = self._root / name, self._root / QUARANTINE / place / name
         ensure(
             self._outside.exists(source),

@@ -46,6 +46,7 @@ check_bytes: Final = kinds.of(bytes, "bytes", "Give bytes.")
 check_limit: Final = kinds.whole(0, "Give a number of bytes.")
 _number: Final = kinds.whole(1, "Records are numbered from 1.")
 check_numbers: Final = kinds.several(_number, "numbers of records", "Give a list of int.")
+_PLACE: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _RECORD: Final = re.compile(r"spaces/([^/]+)/log/(\d{20})\.json")
 # What every store of this version says; spares a reader the import of the models
 _CURRENT_FORMAT: Final = re.compile(
@@ -212,6 +213,7 @@ class Store(Protocol):
             NotFoundError: there is no such file.
             RefusedError: the store is read-only, or of a kind that cannot move files.
         """
+        check_aside(name, place)
         raise RefusedError(
             f"{type(self).__name__} cannot move {name} out of the way.",
             hint="Move it by hand to where it is kept, and run this again.",
@@ -262,6 +264,32 @@ class Store(Protocol):
     def close(self) -> None:
         """Release what the store holds open; a second call is fine."""
         return
+
+
+# Refuses what is neither a head nor None: takes a name and the value
+check_head: Final = kinds.of(KeptHead | None, "a KeptHead or None", "Give what was published.")
+
+
+def check_aside(name: str, place: str) -> None:
+    """Refuse names that no object or record has, and places that are no plain name.
+
+    Raises InvalidInputError.
+    """
+    kinds.text("name", name)
+    ensure(
+        object_of(name) is not None or record_of(name) is not None,
+        InvalidInputError(
+            f"{kinds.shown(name)} is not the name of an object or a record.",
+            hint="Give what object_name or record_name returns.",
+        ),
+    )
+    ensure(
+        _PLACE.fullmatch(kinds.text("place", place)) is not None,
+        InvalidInputError(
+            f"place {kinds.shown(place)} is not 1 to 64 digits, letters and dashes.",
+            hint="Give a time and some random digits.",
+        ),
+    )
 
 
 def check_size(size: int, limit: int, subject: str) -> None:

@@ -18,7 +18,8 @@ from share_registry.errors import CatalogError, FormatError, ShareRegistryError
 from share_registry.names import Digest, SpaceName
 from share_registry.registry.audit.walk import Walk
 from share_registry.registry.context import Context
-from share_registry.registry.sync import LOG_ERRORS, fill_up_to, read_layout
+from share_registry.registry.log_ends import LOG_ERRORS
+from share_registry.registry.sync import fill_up_to, read_layout
 from share_registry.values.checks import Outcome
 from share_registry.values.sheet import count
 

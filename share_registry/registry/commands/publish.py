@@ -46,7 +46,8 @@ from share_registry.format.records import (
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
-from share_registry.registry.sync import check_end, replay_in_memory
+from share_registry.registry.log_ends import check_end
+from share_registry.registry.sync import replay_in_memory
 from share_registry.store.protocol import KeptHead, PublishStateUnknownError, Store
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit

@@ -28,7 +28,8 @@ from share_registry.errors import (
 from share_registry.format.canonical import parse_foreign, sha256
 from share_registry.names import CommitNumber, Digest, SpaceName, digest as checked_digest
 from share_registry.registry.context import Context
-from share_registry.registry.sync import LogError, fill_again, sound_end
+from share_registry.registry.log_ends import LogError
+from share_registry.registry.sync import fill_again, sound_end
 from share_registry.store.protocol import (
     MAX_RECORD_BYTES,
     KeptHead,
