@@ -345,7 +345,10 @@ class LocalStore(Store):
     def _is_spoilt_head(self, name: str) -> bool:
         space = name.removeprefix(_HEAD)
         return space != name and (
-            not is_space_name(space) or self.kept_head(SpaceName(space)) is None
+            not is_space_name(space)
+            or self.kept_head(SpaceName(space)) is None
+            # of a log that is gone
+            or not self.numbers(SpaceName(space))
         )
 
     def _is_folder(self, path: Path) -> bool:

@@ -115,8 +115,8 @@ def give_up(context: Context, space: SpaceName, last: CommitNumber) -> int:
     if lost:
         _LOG.warning(
             "the next commit of space %s is c%d again, with another id: catalogs elsewhere that "
-            "know the one given up will refuse it or be made again; objects that only records given "
-            "up need stay until gc",
+            "know the one given up will refuse it or be made again; objects that only given-up "
+            "records need stay until gc",
             space,
             last + 1,
         )
