@@ -245,6 +245,9 @@ def test_giving_up_can_be_interrupted_and_run_again(
         with pytest.raises(KeyboardInterrupt):
             registry.rebuild(accept_loss=f"{DAMAGED}/@c{LOST - 1}")
         registry.context.outside._hook = None
+        # the log is damaged where it was, and ends no later
+        assert not record(tmp_path, EVENTS).exists()
+        assert record(tmp_path, LOST).exists() == (moved == 1)
         assert registry.rebuild(accept_loss=f"{DAMAGED}/@c{LOST - 1}") == LOST - 1
         assert registry.verify("data").ok
     assert len([*(tmp_path / "registry" / "quarantine").rglob("*.json")]) == 2
@@ -358,4 +361,41 @@ def test_what_is_noted_of_the_last_record_may_be_lost_or_behind(
             assert registry.resolve(f"{DAMAGED}/cola@next").version == 1
     with place() as registry:
         registry.rebuild()
+        assert registry.verify("data").ok
+
+
+def _other_parent(path: Path) -> None:
+    content = path.read_bytes()
+    start = content.index(b'"parent":"') + 10
+    path.unlink()
+    path.write_bytes(content[:start] + b"0" * 64 + content[start + 64 :])
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+@pytest.mark.parametrize(
+    ("damage", "number", "end"),
+    [(_rotten, LOST, LOST - 1), (_other_parent, LOST, LOST - 1), (_other_parent, EVENTS, LOST)],
+)
+def test_a_record_that_the_next_does_not_follow_is_not_answered_from(
+    place: Callable[..., sr.Registry],
+    tmp_path: Path,
+    damage: Damage,
+    number: int,
+    end: int,
+    mode: str,
+) -> None:
+    damage(record(tmp_path, number))
+    for _ in range(2):
+        with place(mode) as registry:
+            assert registry.resolve(f"{DAMAGED}/cola@v2").number == 4
+            if end < LOST:
+                with pytest.raises(sr.IntegrityError, match="newest state"):
+                    registry.checkout(f"{DAMAGED}/cola@v3")
+            else:
+                assert registry.checkout(f"{DAMAGED}/cola@v3").ref == f"{DAMAGED}/cola@v3"
+            with pytest.raises(sr.IntegrityError) as refused:
+                registry.resolve(f"{DAMAGED}/cola@prod")
+            assert f"--accept-loss {DAMAGED}/@c{end}" in refused.value.hint
+    with place() as registry:
+        assert registry.rebuild(accept_loss=f"{DAMAGED}/@c{end}") == end
         assert registry.verify("data").ok
