@@ -211,7 +211,8 @@ class Context:
                 ),
             )
             rebuild_catalog(self.store, self.catalog)
-            keep_heads(self.store, self.catalog)
+            if not self.store.read_only:
+                keep_heads(self.store, self.catalog)
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 

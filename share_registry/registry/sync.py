@@ -122,11 +122,12 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
     from share_registry.catalog.projection.apply import wipe
 
     damage: dict[SpaceName, LogError] = {}
+    spaces = store.spaces()
     with catalog.begin(write=True) as session:
-        # listed under the lock: a space that came meanwhile is not forgotten
+        # listed again under the lock: a space that came meanwhile is not forgotten
         for space in {*lookups.space_names(session)} - {*store.spaces()}:
             wipe(session, space)
-    for space in store.spaces():
+    for space in spaces:
         try:
             _refill(store, catalog, space)
         except LOG_ERRORS as error:
