@@ -63,7 +63,9 @@ _COMMAND: Final = re.compile(r"`share-registry (?!-R )(?P<verb>[a-z-]+)(?P<rest>
 _PASSWORD: Final = re.compile(r"(?P<user>://[^/:@]*):.*@")
 _USER: Final = r"\g<user>@"
 # Verbs that are not about one space
-_OF_REGISTRY: Final = frozenset({"create-space", "db", "demo", "doctor", "init", "rebuild"})
+_OF_REGISTRY: Final = frozenset(
+    {"create-space", "db", "demo", "doctor", "init", "quarantine", "rebuild"}
+)
 _ARGUMENT: Final = re.compile(
     r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
     r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"

@@ -340,7 +340,7 @@ check_budgets: Final = kinds.several(
 # What a parameter of this name must be
 _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "a": _reference,
-    "accept_loss": kinds.flag,
+    "accept_loss": kinds.either(bool, kinds.text),
     "action": kinds.text,
     "actor": check_author,
     "adapter": check_source,
@@ -366,6 +366,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "density": _number,
     "derived_from": _references,
     "device": _as_text,
+    "digests": kinds.texts,
     "dry_run": kinds.flag,
     "dtype": _as_text,
     "energy": _number,

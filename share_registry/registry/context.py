@@ -8,19 +8,20 @@ not: where the catalog cannot be written, or not now, what it lacks is laid over
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog.catalog import Catalog, absolute_url, check_reachable
 from share_registry.catalog.database_errors import without_password
 from share_registry.catalog.engine import BRIEF_S, WAIT_S
 from share_registry.catalog.queries.aliases import spaces
-from share_registry.catalog.queries.lookups import mark_newer
+from share_registry.catalog.queries.lookups import mark_unknown
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CatalogError,
@@ -34,12 +35,14 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.kinds import FilePath
-from share_registry.names import SpaceName, space_name
+from share_registry.names import Digest, SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import check_author, check_place
+from share_registry.registry.log_ends import LogEnds
 from share_registry.registry.sync import (
     follow,
     forgotten,
+    keep_heads,
     rebuild_catalog,
     replay_in_memory,
     stand_in,
@@ -90,6 +93,14 @@ class Location:
         return f"sqlite:///{self.root / CATALOG_FILE}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedRecord:
+    """A record as it was applied: its members, and those of its tasks by name."""
+
+    members: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Any]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Context:
     """An open registry: what every verb works on.
@@ -104,7 +115,8 @@ class Context:
             kept there.
         place: Where it is opened again by other processes.
         device_name: The device on which commits and refits are to be computed.
-        newer: The spaces whose log goes on with records of a later release, and what is said of it.
+        ends: The spaces whose log ends otherwise than the catalog can follow.
+        recorded: Records that were compared with the catalog last, by commit id.
         created: What was created by the way, as sentences: the registry, spaces.
         author: Who records are by where a verb is not told; None until the environment is asked.
     """
@@ -119,13 +131,15 @@ class Context:
     beside: Path | None = None
     place: Location | None = None
     device_name: str = "cpu"
-    newer: dict[SpaceName, FormatError] = field(default_factory=dict)
+    ends: LogEnds = field(default_factory=LogEnds)
     author: str | None = None
+    recorded: OrderedDict[Digest, AppliedRecord] = field(default_factory=OrderedDict)
     created: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
     _reader: "Reader | None" = None
+    _warned: set[str] = field(default_factory=set)
 
     def close(self) -> None:
         """Release the catalog's connections and the store; every later verb is refused."""
@@ -151,13 +165,15 @@ class Context:
         with self.catalog.keep_connection():
             self._answer()
             with self.catalog.begin() as session:
-                mark_newer(session, self.newer)
+                mark_unknown(session, self.ends.unknown)
                 yield session
 
     def catch_up(self) -> None:
-        """Apply to the catalog every record it lacks, once other writers are done with it.
+        """Apply to the catalog every record it lacks, up to those that cannot be read.
 
-        Raises IntegrityError where the store's log is damaged, RefusedError after `close`.
+        Waits until other writers are done with it.
+
+        Raises RefusedError after `close`.
         """
         if not self.writable:
             self._answer()
@@ -165,7 +181,7 @@ class Context:
         self._require_open()
         with self.locked():
             self.catalog = self.lockable()
-            self.newer = follow(self.store, self.catalog, write=True) or {}
+            self._set_ends(follow(self.store, self.catalog, write=True) or LogEnds())
 
     def lockable(self) -> Catalog:
         """Return the catalog that is kept: a write lock on it keeps every other writer out.
@@ -180,13 +196,14 @@ class Context:
         """Let that catalog answer which has every record: the one that is kept, or a stand-in."""
         self._require_open()
         with self.locked():
-            newer = self._follow_briefly()
-            if newer is not None and self.kept is not None:
-                self.catalog, self.newer = self.kept, newer
+            ends = self._follow_briefly()
+            if ends is not None and self.kept is not None:
+                self.catalog = self.kept
             else:
-                self.catalog, self.newer = stand_in(self.store, self.kept, self.catalog)
+                self.catalog, ends = stand_in(self.store, self.kept, self.catalog)
+            self._set_ends(ends)
 
-    def _follow_briefly(self) -> dict[SpaceName, FormatError] | None:
+    def _follow_briefly(self) -> LogEnds | None:
         """Bring the catalog that is kept up to the store; None where it cannot be written now."""
         # whoever has a stand-in waited for the lock already
         wait_s = BRIEF_S if self.catalog is self.kept else 0.0
@@ -202,6 +219,23 @@ class Context:
 
     def _require_open(self) -> None:
         ensure(not self.closed, RefusedError("this registry is closed.", hint="Open it again."))
+
+    def require_end(self, space: SpaceName) -> None:
+        """Check that a record may be built upon the end of a log.
+
+        Raises IntegrityError, FormatError or StoreError where that end is not known or is lost.
+        """
+        for errors in (self.ends.unknown, self.ends.lost):
+            if space in errors:
+                raise errors[space]
+
+    def _set_ends(self, ends: LogEnds) -> None:
+        """Keep how the logs end, and warn once of every damage."""
+        self.ends = ends
+        for error in (*ends.unknown.values(), *ends.lost.values()):
+            if not isinstance(error, FormatError) and str(error) not in self._warned:
+                self._warned.add(str(error))
+                _LOG.warning("%s", error)
 
     @property
     def device(self) -> str:
@@ -229,6 +263,8 @@ class Context:
                 ),
             )
             rebuild_catalog(self.store, self.catalog)
+            if not self.store.read_only:
+                keep_heads(self.store, self.catalog)
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 
@@ -238,6 +274,10 @@ class Context:
             self.writable,
             RefusedError("this registry is open for reading only.", hint="Open it with mode 'w'."),
         )
+
+    def forget_decoded(self) -> None:
+        """Forget what was decoded, so that objects are read again."""
+        self._reader = None
 
     def say_created(self, text: str) -> None:
         """Note that something was created by the way, so that it does not appear without a word."""

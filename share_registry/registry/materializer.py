@@ -18,7 +18,7 @@ from share_registry import kinds
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
-from share_registry.catalog.queries.resolution import versions_of
+from share_registry.catalog.queries.resolution import namings_of, versions_of
 from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copy_json
@@ -46,8 +46,14 @@ from share_registry.registry.checkout.checkout import (
     task_note,
     without_error,
 )
+from share_registry.registry.evidence import (
+    check_config,
+    require_given,
+    require_recorded,
+)
+from share_registry.registry.log_entries import read_layout, read_note
 from share_registry.registry.registry import Registry
-from share_registry.registry.sync import read_layout, read_note, unchanged
+from share_registry.registry.sync import unchanged
 from share_registry.values.task_version import TaskVersion
 
 # One reference or several
@@ -349,17 +355,27 @@ class Materializer:
             return {text: versions[text] for text in texts}
         with self._context.reading() as session:
             heads = lookups.heads(session)
-            if last_heads != heads or self._context.newer or len(versions) >= _REMEMBERED:
+            if last_heads != heads or self._context.ends.unknown or len(versions) >= _REMEMBERED:
                 versions = {}
+            added: dict[str, TaskVersion] = {}
             missing = [text for text in dict.fromkeys(texts) if text not in versions]
             if missing:
-                versions = versions | versions_of(session, missing, space=self._space)
+                added = versions_of(session, missing, space=self._space)
+                versions = versions | added
+            namings = [
+                naming
+                for ref, row in added.items()
+                for naming in namings_of(session, ref, space=self._space, present=row.task)
+            ]
+        require_given(self._context, namings)
+        require_recorded(self._context, added.values())
         self._resolutions = heads, versions
         return {text: versions[text] for text in texts}
 
     def _describe(self, row: TaskVersion) -> Adapter:
         layout = self._layout(row.layout_digest)
         note = task_note(self._note(row.note_digest), row)
+        check_config(row, note)
         adapter = describe(self._context, row, note, layout)
         return without_error(adapter) if is_narrowing(layout, self._target.dtype) else adapter
 

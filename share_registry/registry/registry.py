@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from share_registry.catalog.queries import aliases, log as log_pages
 from share_registry.catalog.queries.as_of import At
-from share_registry.catalog.queries.resolution import resolve
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import (
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
     from share_registry.values.audits import AuditReport, Checkpoint
-    from share_registry.values.checks import Diff, Export, VerifyReport
+    from share_registry.values.checks import Diff, Export, Quarantine, VerifyReport
     from share_registry.values.garbage import GarbageReport
     from share_registry.values.imports import ImportReport, ImportSource
 
@@ -770,8 +769,9 @@ class Registry:
 
     def resolve(self, ref: Ref) -> ResolvedReference:
         """Return what a reference means now. Raises InvalidInputError, NotFoundError."""
-        with self._context.reading() as session:
-            return resolve(session, reference(ref), space=self._space)
+        from share_registry.registry.evidence import resolve_recorded
+
+        return resolve_recorded(self._context, reference(ref), space=self._space)
 
     def tasks(
         self,
@@ -1068,12 +1068,37 @@ class Registry:
             progress=progress or ignore_progress,
         )
 
-    def rebuild(self, *, accept_loss: bool = False) -> int:
+    def rebuild(self, *, accept_loss: bool | str = False) -> int:
         """Empty the catalog and fill it from the store; return the number of commits.
 
         RefusedError where it would forget commits, unless told to accept that.
+
+        Args:
+            accept_loss: Forget commits that the catalog knows and the store has lost. As
+                "space/@c6": of that space alone, and where its log is damaged behind c6, give the
+                records up from there on. They are moved to `quarantine` in the store, each named in
+                a warning, and the space can be written again. "space/@c0" gives up all.
         """
-        return self._context.rebuild(accept_loss=accept_loss)
+        from share_registry.registry.commands.quarantine import rebuild
+
+        return rebuild(self._context, accept_loss, space=self._space)
+
+    def quarantine(self, digests: str | Iterable[str], *, force: bool = False) -> "Quarantine":
+        """Move damaged objects out of the store, into its directory `quarantine`.
+
+        A commit or a copy can then put sound ones in their place. Nothing is deleted.
+
+        Args:
+            digests: The objects, by their digests, as `verify` names them.
+            force: Move also what is sound: versions that need it cannot be read then.
+
+        Raises:
+            NotFoundError: there is no such object.
+            RefusedError: one is sound; nothing was moved.
+        """
+        from share_registry.registry.commands.quarantine import set_aside_objects
+
+        return set_aside_objects(self._context, list(digests), force=force)
 
     def _scope_of(self, space: str | None) -> str | None:
         return space if space is not None else self._space

@@ -5,11 +5,10 @@ applied in one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import chain
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.engine import BRIEF_S, WAIT_S
@@ -17,108 +16,79 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
 from share_registry.errors import (
     CatalogError,
-    FormatError,
     IntegrityError,
-    NotFoundError,
     ShareRegistryError,
-    ensure,
 )
-from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.names import CommitNumber, SpaceName
+from share_registry.registry.log_ends import (
+    LOG_ERRORS,
+    LogEnds,
+    LogError,
+    check_hole,
+    compare_heads,
+    ended,
+    hole,
+    id_of,
+    is_end,
+    kept_end,
+    probes,
+)
+from share_registry.registry.log_entries import BATCH, LogEntry, batches, read_entry
+from share_registry.store.protocol import KeptHead
+from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
-    from share_registry.format.layout import Layout
-    from share_registry.format.records import Note, Record
     from share_registry.store.protocol import Store
 
-_T = TypeVar("_T")
 _LOG: Final = logging.getLogger(__name__)
-_BATCH: Final = 256
 # Records that are laid over a server's tables for every question: each takes it 10 ms
 _FEW: Final = 32
-_PROBES: Final = tuple(2**power for power in range(21))
-_MAX_JSON_BYTES: Final = 16 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogEntry:
-    """One record of a log with what the catalog needs beside it."""
-
-    record: "Record"
-    id: Digest
-    note: "Note | None"
-    layouts: "dict[Digest, Layout]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Gap:
-    """What a catalog and the logs of a store do not have in common.
-
-    Attributes:
-        heads: The head of every space that either has, as the catalog knows it.
-        lost: Heads that the store does not have, as errors.
-        foreign: Spaces whose log in the store is another one.
-        behind: Spaces of which the store may have more records.
-    """
-
-    heads: dict[SpaceName, Head | None]
-    lost: list[IntegrityError]
-    foreign: list[SpaceName]
-    behind: list[SpaceName]
 
 
 def follow(
     store: "Store", catalog: Catalog, *, write: bool, wait_s: float = WAIT_S
-) -> dict[SpaceName, FormatError] | None:
-    """Apply every record that the catalog lacks, up to those of a later release.
+) -> LogEnds | None:
+    """Apply every record that the catalog lacks, up to those that cannot be read.
 
     The head that the catalog knows is compared with the store's record of that number, and the
-    record behind it is probed: two small reads a space, no listing of objects. A catalog that
-    followed another log (a copy from elsewhere, a restored backup) is wiped and filled again; one
-    that knows more than the store is evidence, and kept.
+    records behind it are probed: two small reads a space, no listing of objects. A catalog that
+    followed another log of a space (a copy from elsewhere, a restored backup) has that space filled
+    again; one that knows more than the store is evidence, and kept. What is wrong with one space
+    costs the others nothing.
 
     Args:
         store: The store.
         catalog: The catalog.
-        write: Whether the catalog may be written. A reader is warned of damage and goes on with
-            what can be read; a writer is refused.
+        write: Whether the catalog may be written.
         wait_s: How long to wait for the locks of other processes.
 
     Returns:
-        The spaces whose log goes on with records that this release cannot read (spec EVO-05); None
-        where the catalog lacks records and may not be written.
+        The spaces whose end is not known or lost; None where the catalog lacks records and may not
+        be written.
 
     Raises:
-        IntegrityError: `write`, and the store's log is damaged, or has lost its end.
         ConflictError: another process held a lock for longer.
     """
-    gap = _gap_between(store, catalog, wait_s)
-    for lost in gap.lost:
-        if write:
-            raise lost
-        _LOG.warning("%s", lost)
-    if not gap.behind and not gap.foreign:
-        return {}
+    ends, behind, foreign = compare_heads(store, catalog, _heads(store, catalog, wait_s))
     if not write:
-        return None
-    if gap.foreign:
-        rebuild_catalog(store, catalog, wait_s=wait_s)
-        _LOG.warning(
-            "the catalog had followed another log of %s; it was made again", ", ".join(gap.foreign)
-        )
-        return {}
-    newer: dict[SpaceName, FormatError] = {}
-    for space in gap.behind:
+        return None if foreign or _can_follow(store, behind, ends) else ends
+    for space in foreign:
         try:
-            _apply_new(store, catalog, space, gap.heads[space], wait_s=wait_s)
-        except FormatError as error:
-            newer[space] = _ended(error, space)
-    return newer
+            _refill(store, catalog, space, wait_s=wait_s)
+        except LOG_ERRORS as error:
+            ends.unknown[space] = ended(error, space, CommitNumber(0))
+        else:
+            _LOG.warning("the catalog had followed another log of %s; it was made again", space)
+    for space, head in behind.items():
+        try:
+            _apply_new(store, catalog, space, head, wait_s=wait_s)
+        except LOG_ERRORS as error:
+            ends.unknown[space] = ended(error, space, _last(catalog, space))
+    return ends
 
 
-def stand_in(
-    store: "Store", catalog: Catalog | None, present: Catalog
-) -> tuple[Catalog, dict[SpaceName, FormatError]]:
+def stand_in(store: "Store", catalog: Catalog | None, present: Catalog) -> tuple[Catalog, LogEnds]:
     """Return a catalog that has every record, in place of one that lacks some for now.
 
     The records are laid over what the catalog has. Where that cannot be done (it cannot be read at
@@ -131,32 +101,25 @@ def stand_in(
         present: What answered before. One in memory goes on from where it was.
 
     Returns:
-        The catalog, and the spaces whose log goes on with records of a later release.
+        The catalog, and how the logs end, as `follow` does.
     """
     if present.is_in_memory:
         return present, _advance(store, present)
     if catalog is None:
         return replay_in_memory(store)
     try:
-        gap = _gap_between(store, catalog, BRIEF_S)
-        if gap.foreign:
+        heads = _heads(store, catalog, BRIEF_S)
+        ends, behind, foreign = compare_heads(store, catalog, heads)
+        if foreign:
             return replay_in_memory(store)
-        lacking = {
-            space: _read_entries(store, space, head.number + 1 if head else 1)
-            for space, head in gap.heads.items()
-            if space in gap.behind
-        }
-        if catalog.is_on_server and sum(len(entries) for entries, _ in lacking.values()) > _FEW:
+        lacking = [_read_behind(store, space, head, ends) for space, head in behind.items()]
+        if catalog.is_on_server and sum(map(len, lacking)) > _FEW:
             return replay_in_memory(store)
-        overlaid = catalog.overlaid(
-            lambda session: _apply(session, [*chain(*(entries for entries, _ in lacking.values()))])
-        )
+        overlaid = catalog.overlaid(lambda session: _apply(session, [*chain(*lacking)]))
     except ShareRegistryError as error:
         _LOG.info("the store is read in place of the catalog (%s)", error.message)
         return replay_in_memory(store)
-    if overlaid.is_in_memory:
-        return overlaid, _advance(store, overlaid)
-    return overlaid, _newer_of({space: damage for space, (_, damage) in lacking.items() if damage})
+    return overlaid, _advance(store, overlaid) if overlaid.is_in_memory else ends
 
 
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
@@ -166,11 +129,7 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     """
     if store.spaces(expected=heads) != sorted(heads):
         return False
-    for space, head in heads.items():
-        content = store.record(space, head.number)
-        if content is None or _id_of(content) != head.id or _is_behind(store, space, head):
-            return False
-    return True
+    return all(is_end(store, space, head) for space, head in heads.items())
 
 
 def rebuild_catalog(store: "Store", catalog: Catalog, *, wait_s: float = WAIT_S) -> None:
@@ -182,30 +141,64 @@ def rebuild_catalog(store: "Store", catalog: Catalog, *, wait_s: float = WAIT_S)
     10,000 commits.
 
     Raises:
-        IntegrityError: a log cannot be followed to its end; the catalog is left as it was.
+        IntegrityError, FormatError, StoreError: the log of a space cannot be followed to its end;
+            that space is left as it was, the others are made again.
         ConflictError: another process held a lock for longer than `wait_s`.
     """
     from share_registry.catalog.projection.apply import wipe
 
+    damage: dict[SpaceName, LogError] = {}
     spaces = store.spaces()
-    for space in spaces:
-        _check_log(store, space)
-        if not store.read_only:
-            store.sync_log(space)
     with catalog.begin(write=True, wait_s=wait_s) as session:
         # listed again under the lock: a space that came meanwhile is not forgotten
         for space in {*lookups.space_names(session)} - {*store.spaces()}:
             wipe(session, space)
     for space in spaces:
-        with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
-            wipe(session, space)
-            for entries in _batches(store, space, 1):
-                _apply(session, entries)
+        try:
+            _refill(store, catalog, space, wait_s=wait_s)
+        except LOG_ERRORS as error:
+            damage[space] = error
+    if damage:
+        space, first = min(damage.items())
+        more = f" (and {count(len(damage) - 1, 'more space')})" if len(damage) > 1 else ""
+        raise type(first)(
+            f"{first.message.removesuffix('.')}{more}: the catalog of space {space} is left as it "
+            "was, that of the sound ones is made again.",
+            hint=first.hint,
+        )
+
+
+def _refill(store: "Store", catalog: Catalog, space: SpaceName, *, wait_s: float) -> None:
+    """Empty and fill the rows of one space. Raises as `_check_log`."""
+    _check_log(store, space)
+    if not store.read_only:
+        store.sync_log(space)
+    with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
+        fill_again(session, store, space)
+
+
+def fill_again(session: "Session", store: "Store", space: SpaceName) -> None:
+    """Empty the rows of one space and fill them from its log, in a transaction of the caller.
+
+    Raises IntegrityError, FormatError or StoreError.
+    """
+    from share_registry.catalog.projection.apply import wipe
+
+    wipe(session, space)
+    for entries in batches(store, space, 1):
+        _apply(session, entries)
+
+
+def sound_end(store: "Store", space: SpaceName) -> tuple[CommitNumber, LogError | None]:
+    """Return the last commit up to which a log is sound, 0 for none, and what is wrong behind."""
+    with closing(Catalog.in_memory(store.identity)) as catalog:
+        damage = fill(store, catalog, spaces=[space])
+        return _last(catalog, space), damage.get(space)
 
 
 def fill(
     store: "Store", catalog: Catalog, *, spaces: Sequence[SpaceName] | None = None
-) -> dict[SpaceName, IntegrityError | FormatError]:
+) -> dict[SpaceName, LogError]:
     """Fill an empty catalog with what can be read: where a log is damaged, with what comes before.
 
     Args:
@@ -216,80 +209,35 @@ def fill(
     Returns:
         The damage by space.
     """
-    damage: dict[SpaceName, IntegrityError | FormatError] = {}
+    damage: dict[SpaceName, LogError] = {}
     for space in store.spaces() if spaces is None else spaces:
         try:
             _apply_new(store, catalog, space)
-            _check_hole(space, store.numbers(space))
-        except (IntegrityError, FormatError) as error:
+        except LOG_ERRORS as error:
             damage[space] = error
     return damage
 
 
+def keep_heads(store: "Store", catalog: Catalog) -> None:
+    """Note in the store how its logs end, as a catalog that was just made of them knows."""
+    with catalog.begin() as session:
+        heads = lookups.heads(session)
+    for space, head in heads.items():
+        store.keep_head(space, KeptHead(number=head.number, id=head.id))
+
+
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
-    """Return what a rebuild would forget: heads that the store does not have."""
-    return [
-        f"{space}/@c{head.number} ({head.id[:8]})"
-        for space, head in _heads(store, catalog).items()
-        if head and store.record(space, head.number) is None
-    ]
-
-
-def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEntry | None:
-    """Read one record with its note and layouts; None where the log ends before it.
-
-    Raises IntegrityError or FormatError.
-    """
-    content = store.record(space, number)
-    if content is None:
-        return None
-    from share_registry.format.records import parse_record
-
-    name = f"record c{number} of space {space}"
-    try:
-        record = parse_record(content, subject=name)
-    except IntegrityError as error:
-        raise error.amended(
-            hint="Run verify, which names all that is damaged; to read the log up to there, "
-            "open it with mode 'r'."
-        ) from error
-    # spec REC-02
-    ensure(
-        (record.space, record.number) == (space, number),
-        IntegrityError(
-            f"{name} says it is c{record.number} of space {record.space}.",
-            hint="Bring the file back from a copy of the store.",
-        ),
-    )
-    layouts = {
-        digest: _if_sound(read_layout, store, digest, "layout")
-        for digest in sorted({task.layout for task in getattr(record, "tasks", ())})
+    """Return what a rebuild would forget: heads that the store does not have, or cannot give."""
+    heads = _heads(store, catalog)
+    ends, _, _ = compare_heads(store, catalog, heads)
+    lost: dict[SpaceName, Head | KeptHead] = {
+        space: head for space in sorted(ends.lost) if (head := heads[space]) is not None
     }
-    return LogEntry(
-        record=record,
-        id=_id_of(content),
-        note=_if_sound(read_note, store, record.note, "note") if record.note else None,
-        layouts={digest: layout for digest, layout in layouts.items() if layout is not None},
-    )
-
-
-def read_note(store: "Store", digest: Digest | None) -> "Note | None":
-    """Return a note; None where there is none or it was removed."""
-    from share_registry.format.records import Note
-
-    if digest is None:
-        return None
-    try:
-        return Note.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
-    except NotFoundError:
-        return None
-
-
-def read_layout(store: "Store", digest: Digest) -> "Layout":
-    """Return a layout. Raises NotFoundError or Integrity."""
-    from share_registry.format.layout import Layout
-
-    return Layout.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
+    for space in sorted({*heads} - {*lost}):
+        kept = store.kept_head(space)
+        if kept is not None and store.record(space, kept.number) is None:
+            lost[space] = kept
+    return [f"{space}/@c{head.number} ({head.id[:8]})" for space, head in lost.items()]
 
 
 def _heads(
@@ -303,53 +251,17 @@ def _heads(
     return {space: heads.get(space) for space in sorted({*store.spaces(), *heads})}
 
 
-def _gap_between(store: "Store", catalog: Catalog, wait_s: float) -> _Gap:
-    heads = _heads(store, catalog, wait_s)
-    lost: list[IntegrityError] = []
-    foreign: list[SpaceName] = []
-    for space, head in heads.items():
-        if head is None:
-            continue
-        content = store.record(space, head.number)
-        if content is None:
-            # a hash chain cannot show that its last record is gone, a catalog can
-            lost.append(
-                IntegrityError(
-                    f"record c{head.number} of space {space} is not in the store, though the "
-                    f"catalog knows it ({head.id[:8]}).",
-                    hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
-                    "goes on with what the store has.",
-                )
-            )
-        elif _id_of(content) != head.id:
-            foreign.append(space)
-    behind = [space for space, head in heads.items() if _is_behind(store, space, head)]
-    return _Gap(heads=heads, lost=lost, foreign=foreign, behind=behind)
-
-
-def _advance(store: "Store", catalog: Catalog) -> dict[SpaceName, FormatError]:
-    """Apply to a catalog in memory what can be read of the records that it lacks."""
-    gap = _gap_between(store, catalog, WAIT_S)
-    if gap.foreign:
-        rebuild_catalog(store, catalog)
-        return {}
-    damage: dict[SpaceName, IntegrityError | FormatError] = {}
-    for space in gap.behind:
-        try:
-            _apply_new(store, catalog, space, gap.heads[space])
-        except (IntegrityError, FormatError) as error:
-            damage[space] = error
-    return _newer_of(damage)
-
-
 def _check_log(store: "Store", space: SpaceName) -> None:
     """Check that a log can be followed from its first record to its last.
 
     Raises IntegrityError or FormatError.
     """
     numbers = store.numbers(space)
-    _check_hole(space, numbers)
-    parent = _id_of(store.format_bytes())
+    check_hole(space, numbers)
+    kept = kept_end(store, space, CommitNumber(0))
+    if kept is not None and kept[0] < len(numbers):
+        raise kept[1]
+    parent = id_of(store.format_bytes())
     for number in numbers:
         entry = read_entry(store, space, number)
         if entry is None or entry.record.parent != parent:
@@ -360,40 +272,67 @@ def _check_log(store: "Store", space: SpaceName) -> None:
         parent = entry.id
 
 
-def _id_of(content: bytes) -> Digest:
-    return Digest(sha256(content).hexdigest())
+def _advance(store: "Store", catalog: Catalog) -> LogEnds:
+    """Apply to a catalog in memory what can be read of the records that it lacks."""
+    return follow(store, catalog, write=True) or LogEnds()
 
 
-def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
-    for missing, number in enumerate(numbers, start=1):
-        if number != missing:
-            raise _hole(space, missing, numbers[-1])
+def _read_behind(
+    store: "Store", space: SpaceName, head: Head | None, ends: LogEnds
+) -> list[LogEntry]:
+    """Return the first entries behind a head, a batch at most; note in `ends` what ends them."""
+    first = CommitNumber(head.number + 1 if head else 1)
+    entries: list[LogEntry] = []
+    try:
+        kept = kept_end(store, space, CommitNumber(first - 1))
+        following = batches(store, space, first, kept[0] if kept else None)
+        entries = next(following, [])
+        if len(entries) < BATCH:
+            # raises what ended them
+            next(following, None)
+            _check_ended(store, space, head, CommitNumber(first - 1 + len(entries)), kept)
+    except LOG_ERRORS as error:
+        ends.unknown[space] = ended(error, space, CommitNumber(first - 1 + len(entries)))
+    return entries
 
 
-def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
-    """Check, before record `number` is published, that it is not a hole (spec COM-10).
+def _check_ended(
+    store: "Store",
+    space: SpaceName,
+    head: Head | None,
+    last: CommitNumber,
+    kept: tuple[CommitNumber, IntegrityError] | None,
+) -> None:
+    """Check that a log ends where it was read to. Raises IntegrityError."""
+    if kept is not None:
+        raise kept[1]
+    if head is None:
+        check_hole(space, store.numbers(space))
+    present = store.first_record(space, probes(CommitNumber(last + 1)))
+    # the very next one has come meanwhile
+    if present is not None and present != last + 1:
+        raise hole(space, last + 1, present)
 
-    Probes further and further behind it. Raises IntegrityError.
-    """
-    behind = store.first_record(space, [CommitNumber(number + step) for step in _PROBES])
-    # where the record is there, other writers were faster, and publishing will say so
-    if behind is not None and store.record(space, number) is None:
-        raise _hole(space, number, behind)
+
+def _can_follow(store: "Store", behind: "Mapping[SpaceName, Head | None]", ends: LogEnds) -> bool:
+    """Tell whether any log goes on with what can be read; the ends of the others are not known."""
+    followed = False
+    for space, head in behind.items():
+        last = CommitNumber(0) if head is None else head.number
+        try:
+            read_entry(store, space, CommitNumber(last + 1))
+        except LOG_ERRORS as error:
+            ends.unknown[space] = ended(error, space, last)
+        else:
+            followed = True
+    return followed
 
 
-def _hole(space: SpaceName, missing: int, present: int) -> IntegrityError:
-    return IntegrityError(
-        f"record c{missing} of space {space} is not in the store, though c{present} is.",
-        hint="Bring the file back from a copy of the store.",
-    )
-
-
-def _is_behind(store: "Store", space: SpaceName, head: Head | None) -> bool:
-    """Tell whether the store may have records that a catalog lacks.
-
-    A space that it does not know has some, even where the first is gone.
-    """
-    return head is None or store.record(space, CommitNumber(head.number + 1)) is not None
+def _last(catalog: Catalog, space: SpaceName) -> CommitNumber:
+    """Return the last commit of a space that a catalog has, 0 where it has none."""
+    with catalog.begin() as session:
+        head = lookups.head(session, space)
+    return CommitNumber(0) if head is None else head.number
 
 
 def _apply_new(
@@ -404,21 +343,76 @@ def _apply_new(
     *,
     wait_s: float = WAIT_S,
 ) -> None:
-    """Apply every record behind the head that a catalog has.
+    """Apply every record behind the head that a catalog has, and raise what ends the log.
 
     What another process applies meanwhile changes nothing.
     """
-    is_kept = not catalog.is_in_memory
-    if head is None and is_kept:
-        # before anything is applied: a catalog that stops at a hole would take it for the end
-        _check_hole(space, store.numbers(space))
-    for entries in _batches(store, space, head.number + 1 if head else 1):
-        with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
-            if is_kept and not store.read_only:
-                # what a catalog keeps must not be lost by the store; under its lock, so that nobody
-                # waits here for the flush of a writer that hangs
-                store.sync_log(space)
-            _apply(session, entries)
+    if head is None and not catalog.is_in_memory:
+        _check_visible(store, space)
+    last = head.number if head else CommitNumber(0)
+    kept = kept_end(store, space, last)
+    until = kept[0] if kept else None
+    last = _apply_all(store, catalog, space, last, until=until, wait_s=wait_s)
+    _check_ended(store, space, head, last, kept)
+
+
+def fill_up_to(
+    store: "Store", catalog: Catalog, space: SpaceName, last: CommitNumber | None
+) -> None:
+    """Apply the records of a space that a catalog lacks, up to a number; None for all.
+
+    Raises what ends the log before: IntegrityError, FormatError, StoreError.
+    """
+    _apply_all(store, catalog, space, _last(catalog, space), until=last)
+
+
+def _apply_all(
+    store: "Store",
+    catalog: Catalog,
+    space: SpaceName,
+    before: CommitNumber,
+    *,
+    until: CommitNumber | None = None,
+    wait_s: float = WAIT_S,
+) -> CommitNumber:
+    """Apply the records behind a number, up to another; return the last. Raises what ends them."""
+    last = before
+    for entries in batches(store, space, before + 1, until):
+        try:
+            _apply_some(store, catalog, space, entries, wait_s)
+        except IntegrityError:
+            # one of them does not follow: those before it do
+            for entry in entries:
+                _apply_some(store, catalog, space, [entry], wait_s)
+        last = CommitNumber(last + len(entries))
+    return last
+
+
+def _check_visible(store: "Store", space: SpaceName) -> None:
+    """Check that a catalog which stops at a hole will see, by a probe, that the log goes on.
+
+    Raises IntegrityError.
+    """
+    numbers = store.numbers(space)
+    missing = next((n for n, number in enumerate(numbers, start=1) if n != number), None)
+    if missing is not None and store.first_record(space, probes(CommitNumber(missing))) is None:
+        raise hole(space, missing, numbers[-1])
+
+
+def _apply_some(
+    store: "Store",
+    catalog: Catalog,
+    space: SpaceName,
+    entries: Sequence[LogEntry],
+    wait_s: float,
+) -> None:
+    """Apply entries in one transaction."""
+    with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
+        if not catalog.is_in_memory and not store.read_only:
+            # what a catalog keeps must not be lost by the store; under its lock, so that nobody
+            # waits here for the flush of a writer that hangs
+            store.sync_log(space)
+        _apply(session, entries)
 
 
 def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:
@@ -428,71 +422,12 @@ def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:
         apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
 
 
-def _batches(store: "Store", space: SpaceName, first: int) -> Iterator[list[LogEntry]]:
-    """Yield the entries from a number on, some at a time, and raise the damage that ends them."""
-    while True:
-        entries, damage = _read_entries(store, space, first)
-        if entries:
-            yield entries
-        if damage is not None:
-            raise damage
-        if len(entries) < _BATCH:
-            return
-        first += len(entries)
-
-
-def _read_entries(
-    store: "Store", space: SpaceName, first: int
-) -> tuple[list[LogEntry], IntegrityError | FormatError | None]:
-    """Return the entries from a number on, a batch at most, and the damage that ended them."""
-    entries: list[LogEntry] = []
-    while len(entries) < _BATCH:
-        try:
-            entry = read_entry(store, space, CommitNumber(first + len(entries)))
-        except (IntegrityError, FormatError) as error:
-            return entries, error
-        if entry is None:
-            break
-        entries.append(entry)
-    return entries, None
-
-
-def _if_sound(
-    read: "Callable[[Store, Digest], _T]", store: "Store", digest: Digest, name: str
-) -> "_T | None":
-    """Return what is read; what cannot be read must not hide the log (verify reports it)."""
-    try:
-        return read(store, digest)
-    except (NotFoundError, IntegrityError) as error:
-        _LOG.warning("%s %s cannot be read: %s", name, digest, error)
-        return None
-
-
-def replay_in_memory(store: "Store") -> tuple[Catalog, dict[SpaceName, FormatError]]:
+def replay_in_memory(store: "Store") -> tuple[Catalog, LogEnds]:
     """Return a catalog in memory with what the store has, in place of one that cannot be used.
 
-    Beside it the spaces whose log goes on with records of a later release, as `follow` does.
+    Beside it how the logs end, as `follow` does.
     """
     catalog = Catalog.in_memory(store.identity)
-    return catalog, _newer_of(fill(store, catalog))
-
-
-def _newer_of(
-    damage: Mapping[SpaceName, IntegrityError | FormatError],
-) -> dict[SpaceName, FormatError]:
-    """Return the spaces that go on in a later format; a reader is warned of real damage."""
-    newer: dict[SpaceName, FormatError] = {}
-    for space, error in damage.items():
-        if isinstance(error, FormatError):
-            newer[space] = _ended(error, space)
-        else:
-            _LOG.warning("space %s is shown as it was before the damage: %s", space, error.message)
-    return newer
-
-
-def _ended(error: FormatError, space: SpaceName) -> FormatError:
-    """Return the error of a log that goes on in another format: nothing is damaged."""
-    return FormatError(
-        f"{error.message.removesuffix('.')}: the newest state of space {space} is not known.",
-        hint="Upgrade share_registry. What came before is answered: TASK@vN, @cN, log(before=).",
-    )
+    damage = fill(store, catalog)
+    unknown = {space: ended(error, space, _last(catalog, space)) for space, error in damage.items()}
+    return catalog, LogEnds(unknown=unknown)

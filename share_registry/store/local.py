@@ -23,11 +23,8 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
-from share_registry.names import (
-    CommitNumber,
-    Digest,
-    SpaceName,
-)
+from share_registry.format.canonical import sha256
+from share_registry.names import CommitNumber, Digest, SpaceName, space_name
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import nothing_done
 from share_registry.store.protocol import (
@@ -35,9 +32,12 @@ from share_registry.store.protocol import (
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
+    KeptHead,
     PublishStateUnknownError,
     Store,
+    check_aside,
     check_bytes,
+    check_head,
     check_limit,
     check_numbers,
     check_object,
@@ -52,7 +52,13 @@ from share_registry.store.protocol import (
 )
 
 _FOLDERS: Final = ("objects", "spaces", "tmp")
+# Where what was damaged is kept (spec STO-13)
+QUARANTINE: Final = "quarantine"
 _CATALOG: Final = "catalog.sqlite"
+# A name of a catalog, so that earlier releases know it (spec STO-02)
+_HEAD: Final = f"{_CATALOG}.head-"
+_HEAD_TEXT: Final = re.compile(rb"([1-9][0-9]{0,18}) ([0-9a-f]{64}) [0-9a-f]{64}\n")
+_MAX_HEAD_BYTES: Final = 256
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _REST: Final = re.compile(r"[0-9a-f]{62}")
 _RECORD: Final = re.compile(r"(\d{20})\.json")
@@ -191,6 +197,31 @@ class LocalStore(Store):
         return None if first is None else names[first]
 
     @override
+    def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
+        self._require_writable()
+        path = self._root / f"{_HEAD}{space_name(space)}"
+        check_head("head", head)
+        if head is None:
+            self._outside.remove(path)
+            return
+        with self._temporary(_head_bytes(space, head), "head") as temporary:
+            self._outside.replace(temporary, path)
+
+    @override
+    def kept_head(self, space: SpaceName) -> KeptHead | None:
+        try:
+            content = self._outside.read(
+                self._root / f"{_HEAD}{space_name(space)}", limit=_MAX_HEAD_BYTES
+            )
+        except (NotFoundError, IntegrityError):
+            return None
+        match = _HEAD_TEXT.fullmatch(content)
+        if match is None:
+            return None
+        head = KeptHead(number=CommitNumber(int(match[1])), id=Digest(match[2].decode()))
+        return head if _head_bytes(space, head) == content else None
+
+    @override
     def sync_log(self, space: SpaceName) -> None:
         self._require_writable()
         log = self._root / log_name(space)
@@ -232,10 +263,26 @@ class LocalStore(Store):
                     yield Digest(shard + rest), size
 
     @override
+    def set_aside(self, name: str, place: str) -> None:
+        self._require_writable()
+        check_aside(name, place)
+        source, target = self._root / name, self._root / QUARANTINE / place / name
+        ensure(
+            self._outside.exists(source),
+            NotFoundError(f"{name} is not in the store.", hint="Run verify."),
+        )
+        self._outside.make_directory(target.parent)
+        self._outside.replace(source, target)
+        # the new name first: the file is never without one
+        self._outside.sync_directory(target.parent)
+        self._outside.sync_directory(source.parent)
+
+    @override
     def strays(self) -> Iterator[str]:
         for name in self._outside.names(self._root):
-            is_ours = name in _FOLDERS and self._is_folder(self._root / name)
-            if not is_ours and name != FORMAT and not name.startswith(_CATALOG):
+            is_ours = name in (*_FOLDERS, QUARANTINE) and self._is_folder(self._root / name)
+            is_catalog = name.startswith(_CATALOG) and not self._is_spoilt_head(name)
+            if not is_ours and name != FORMAT and not is_catalog:
                 yield name
         for path in self._outside.files_below(self._root):
             name = path.relative_to(self._root).as_posix()
@@ -293,6 +340,15 @@ class LocalStore(Store):
                 f"the registry at {self._root} is open for reading only.",
                 hint="Open it with mode 'w'.",
             ),
+        )
+
+    def _is_spoilt_head(self, name: str) -> bool:
+        space = name.removeprefix(_HEAD)
+        return space != name and (
+            not is_space_name(space)
+            or self.kept_head(SpaceName(space)) is None
+            # of a log that is gone
+            or not self.numbers(SpaceName(space))
         )
 
     def _is_folder(self, path: Path) -> bool:
@@ -372,6 +428,12 @@ class LocalStore(Store):
             return self._outside.read(path, limit=MAX_RECORD_BYTES) == content
         except (NotFoundError, StoreError) as error:
             raise _unknown(path) from (cause or error)
+
+
+def _head_bytes(space: SpaceName, head: KeptHead) -> bytes:
+    """Return what is noted of the last record of a space, with a digest of that."""
+    text = f"{head.number} {head.id}"
+    return f"{text} {sha256(f'{space} {text}'.encode())}\n".encode()
 
 
 def _unknown(path: Path) -> PublishStateUnknownError:

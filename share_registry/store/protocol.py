@@ -16,6 +16,7 @@ driver become `StoreError`, with the cause kept.
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from share_registry import kinds
@@ -45,6 +46,7 @@ check_bytes: Final = kinds.of(bytes, "bytes", "Give bytes.")
 check_limit: Final = kinds.whole(0, "Give a number of bytes.")
 _number: Final = kinds.whole(1, "Records are numbered from 1.")
 check_numbers: Final = kinds.several(_number, "numbers of records", "Give a list of int.")
+_PLACE: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _RECORD: Final = re.compile(r"spaces/([^/]+)/log/(\d{20})\.json")
 # What every store of this version says; spares a reader the import of the models
 _CURRENT_FORMAT: Final = re.compile(
@@ -59,6 +61,14 @@ class PublishStateUnknownError(StoreError):
     The record may be published, now or after a restart. Look it up before anything else; remove
     nothing.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptHead:
+    """The last record of a log, as it was when it was published."""
+
+    number: CommitNumber
+    id: Digest
 
 
 @runtime_checkable
@@ -151,6 +161,19 @@ class Store(Protocol):
         numbers = check_numbers("numbers", numbers)
         return next((number for number in numbers if self.record(space, number) is not None), None)
 
+    def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
+        """Note beside the log which record was published last; None where none is left.
+
+        Nothing follows the last record that would show that its bytes changed, or that it is gone.
+        What is noted may fall behind, and be lost: then nothing is known. A store that keeps no
+        such note has nothing to do.
+        """
+        return
+
+    def kept_head(self, space: SpaceName) -> KeptHead | None:
+        """Return what `keep_head` noted last; None where nothing is known."""
+        return None
+
     def sync_log(self, space: SpaceName) -> None:
         """Make the records of a space durable that somebody else published.
 
@@ -176,6 +199,25 @@ class Store(Protocol):
     @abstractmethod
     def objects(self) -> Iterator[tuple[Digest, int]]:
         """Yield every object with its size in bytes, sorted by digest."""
+
+    def set_aside(self, name: str, place: str) -> None:
+        """Move an object or a record, as it is, to `quarantine/<place>/<name>` (spec STO-13).
+
+        Only what is damaged is moved, by decision of a person. Durable once this returns.
+
+        Args:
+            name: As `object_name` or `record_name` gives it.
+            place: A name of digits, letters and dashes that nothing was moved to by another call.
+
+        Raises:
+            NotFoundError: there is no such file.
+            RefusedError: the store is read-only, or of a kind that cannot move files.
+        """
+        check_aside(name, place)
+        raise RefusedError(
+            f"{type(self).__name__} cannot move {name} out of the way.",
+            hint="Move it by hand to where it is kept, and run this again.",
+        )
 
     def strays(self) -> Iterator[str]:
         """Yield what is in the store and does not belong there: foreign names, links, devices."""
@@ -222,6 +264,32 @@ class Store(Protocol):
     def close(self) -> None:
         """Release what the store holds open; a second call is fine."""
         return
+
+
+# Refuses what is neither a head nor None: takes a name and the value
+check_head: Final = kinds.of(KeptHead | None, "a KeptHead or None", "Give what was published.")
+
+
+def check_aside(name: str, place: str) -> None:
+    """Refuse names that no object or record has, and places that are no plain name.
+
+    Raises InvalidInputError.
+    """
+    kinds.text("name", name)
+    ensure(
+        object_of(name) is not None or record_of(name) is not None,
+        InvalidInputError(
+            f"{kinds.shown(name)} is not the name of an object or a record.",
+            hint="Give what object_name or record_name returns.",
+        ),
+    )
+    ensure(
+        _PLACE.fullmatch(kinds.text("place", place)) is not None,
+        InvalidInputError(
+            f"place {kinds.shown(place)} is not 1 to 64 digits, letters and dashes.",
+            hint="Give a time and some random digits.",
+        ),
+    )
 
 
 def check_size(size: int, limit: int, subject: str) -> None:

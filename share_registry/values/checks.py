@@ -124,11 +124,37 @@ class Export(Shown):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Quarantine(Shown):
+    """What was moved out of the way in a store.
+
+    Attributes:
+        place: The directory in the store where it is kept, under the names that it had.
+        moved: Those names.
+    """
+
+    place: str
+    moved: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Quarantine {count(len(self.moved), 'file')} in {self.place}>"
+
+    @override
+    def sheet(self) -> Sheet:
+        return Sheet(
+            title=f"{count(len(self.moved), 'file')} moved to {self.place}",
+            tables=(Table.of({"was": name} for name in self.moved),),
+            notes=("Put sound bytes in their place: commit the adapter again, or copy the file.",),
+        )
+
+
 class Outcome(StrEnum):
     """What it means that `verify` found something, the worst first."""
 
     # bytes are missing, or are not what they must be
     DAMAGED = "damaged"
+    # the catalog is not what the log says: the store is sound, answers may be wrong
+    CATALOG = "catalog wrong"
     # a record of a later release: what it says, and what follows from it, is not known
     NEWER = "newer format"
     # sound as far as was looked at, and too large to be decoded
@@ -161,7 +187,8 @@ class Finding:
 
     Attributes:
         outcome: What it means.
-        code: The clause of the specification that is violated.
+        code: The clause of the specification that is violated; CATALOG where the catalog differs
+            from the log.
         what: The file, commit or version.
         message: What is wrong: found and expected.
         refs: Task versions that cannot be trusted because of it; of what was removed, those that

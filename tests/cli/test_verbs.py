@@ -36,6 +36,7 @@ WRITES = {
     "set-policy": ("set-policy", SPACE, "--budget", "0.02"),
     "create-space": ("create-space", "other", "--base-model", "org/other"),
     "rebuild": ("rebuild",),
+    "rebuild everywhere": ("rebuild", "--accept-loss"),
     "init": ("init",),
     "db upgrade": ("db", "upgrade"),
 }

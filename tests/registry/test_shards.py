@@ -85,7 +85,7 @@ def files(sound: Path) -> Files:
     return {
         path.relative_to(sound).as_posix(): path.read_bytes()
         for path in sorted(sound.rglob("*"))
-        if path.is_file() and path.name != "catalog.sqlite"
+        if path.is_file() and not path.name.startswith("catalog.sqlite")
     }
 
 

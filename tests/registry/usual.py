@@ -81,7 +81,7 @@ MOMENTS: Final = _plain(2, "c3", "release", "2099-01-01", date(2099, 1, 1), date
 # What a parameter is right to be: by door and name, by method and name, or by name alone
 RIGHT: Final[Mapping[str, Pool]] = {
     "a": REFERENCES,
-    "accept_loss": _plain(*FLAG),
+    "accept_loss": _plain(*FLAG, "tiny/@c1", "@c0"),
     "action": _plain(None, "absorb", "alias"),
     "actor": _plain(None, "ada"),
     "adapter": ADAPTERS,
@@ -124,6 +124,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     },
     "directory": PLACES,
     "dropout": _plain(0.0, 0.1),
+    "digests": _plain("0" * 64, ["f" * 64], []),
     "dry_run": _plain(True, False, False),
     "dtype": _plain(None, "float32", torch.bfloat16),
     "Buffers.take.dtype": _plain(torch.float32),
@@ -153,6 +154,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "level": _plain("quick", "data", "deep"),
     "grace_days": _plain(0.0, 7.0, 7),
     "limit": _plain(None, 1, 50),
+    "head": _plain(None),
     "iterate.limit": _plain(2, 500),
     "similar.limit": _plain(1, 5),
     "get.limit": _plain(1 << 20, 10),
@@ -176,6 +178,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "model": MODELS,
     "modules_to_save": _plain(None, []),
     "name": _plain(None, "out", "default"),
+    "set_aside.name": _plain(f"objects/00/{'0' * 62}", f"spaces/{SPACE}/log/{99999:020}.json"),
     "space.name": _plain(SPACE, "other"),
     "create_space.name": NEW,
     "tag.name": {"new": lambda world: world.fresh("tag"), **_plain("release")},
@@ -193,6 +196,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "peft_type": _plain(None),
     "peft_version": _plain(None),
     "phi": _plain(0, 2),
+    "place": _plain("20260101T000000Z-1", "1"),
     "policy": _plain(sr.Policy(), sr.Policy(budget=0), sr.Policy.share(k=4, p=2)),
     "create_space.policy": _plain(None, sr.Policy(budget=0.1)),
     "prepared": {

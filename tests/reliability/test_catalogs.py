@@ -4,16 +4,21 @@ LostError, damaged, old or foreign, it is made again from the store, equal to wh
 readers write nothing (P22).
 """
 
+import json
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
 import share_registry as sr
-from share_registry.errors import RefusedError, ShareRegistryError
+from share_registry.cli.commands import read as cli_read
+from share_registry.errors import CatalogError, RefusedError, ShareRegistryError
+from share_registry.values.checks import VerifyReport
 from tests.cli.tiny import SPACE
 from tests.reliability.faults import VERBS
 from tests.reliability.registries import adapters, commit, keys, opened, require_sound, rows
@@ -131,6 +136,100 @@ READS: list[Callable[[sr.Registry], object]] = [
     lambda registry: registry.checkout("t0@v1").state_dict(),
     lambda registry: registry.verify("deep"),
 ]
+
+
+ANSWERS: dict[str, Callable[[sr.Registry, Path], object]] = {
+    "spaces": lambda registry, _: registry.spaces(),
+    "log": lambda registry, _: registry.log(SPACE, limit=None),
+    "log of a task": lambda registry, _: registry.log(task="t0"),
+    "tasks": lambda registry, _: registry.tasks(SPACE, all_versions=True),
+    "tasks then": lambda registry, _: registry.tasks(SPACE, at=3),
+    "show": lambda registry, _: [registry.show(ref) for ref in ("t0@prod", "@c4", "renamed")],
+    "resolve": lambda registry, _: [
+        registry.resolve(ref)
+        for ref in ("t0", "t0@prod", "t0@prod~1", "t1@v1", "t0@c3", "t0@release", "@head")
+    ],
+    "lineage": lambda registry, _: registry.lineage("t0"),
+    "diff": lambda registry, _: registry.diff("t0@v1", "t0@v2"),
+    "aliases": lambda registry, _: registry.aliases(),
+    "alias_history": lambda registry, _: registry.alias_history("t0", "prod"),
+    "tags": lambda registry, _: registry.space(SPACE).tags(),
+    "identify": lambda registry, top: registry.identify(top / "t0"),
+    "checkout": lambda registry, _: {
+        key: tensor.numpy().tobytes()
+        for key, tensor in registry.checkout("t0@prod").tensors.items()
+    },
+    "export": lambda registry, top: (
+        registry.export("t0@prod", top / "out", profile="portable", overwrite=True).digest
+    ),
+    "retention": lambda registry, _: registry.retention().rows,
+    "similar": lambda registry, _: registry.similar("t0").neighbours,
+    "checkpoint": lambda registry, _: registry.checkpoint(),
+    "audit": lambda registry, _: registry.audit(),
+    "verify": lambda registry, _: _of_the_store(registry.verify("data", raise_on_damage=False)),
+}
+
+
+def _of_the_store(report: VerifyReport) -> VerifyReport:
+    """Leave out what is said of the catalog, which a reader cannot make again."""
+    findings = [finding for finding in report.findings if finding.code != "CATALOG"]
+    return replace(report, findings=tuple(findings))
+
+
+def test_every_verb_that_reads_is_among_those_whose_answers_are_compared() -> None:
+    verbs = {name for name, member in vars(cli_read).items() if isinstance(member, click.Command)}
+    assert verbs - {"ls"} <= ANSWERS.keys()
+
+
+def answers(registry: sr.Registry, top: Path) -> dict[str, object]:
+    return {name: read(registry, top) for name, read in ANSWERS.items()}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_deleted, _truncated, _emptied, _no_database, _rolled_back, _head_forged, _swapped],
+    ids=lambda damage: damage.__name__[1:],
+)
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_every_verb_answers_alike_whatever_became_of_the_catalog(
+    history: Path, damage: Damage, mode: str
+) -> None:
+    with opened(history, mode="r") as registry:
+        before = answers(registry, history.parent)
+    damage(history / "catalog.sqlite", history.parent / "old.sqlite")
+    with opened(history, mode=mode) as registry:
+        assert answers(registry, history.parent) == before
+        assert mode == "r" or registry.verify("data").ok
+
+
+@pytest.mark.parametrize("verb", ANSWERS)
+def test_a_garbled_catalog_is_answered_from_rightly_or_not_at_all(history: Path, verb: str) -> None:
+    with opened(history, mode="r") as registry:
+        before = ANSWERS[verb](registry, history.parent)
+    _garbled(history / "catalog.sqlite", history.parent / "old.sqlite")
+    with opened(history, mode="w") as registry:
+        hint = "rebuild"
+        try:
+            assert ANSWERS[verb](registry, history.parent) == before
+        except ShareRegistryError as error:
+            hint = error.hint
+        assert "rebuild" in hint
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_the_catalog_of_another_registry_is_refused_and_both_are_named(
+    history: Path, quick_path: Path, mode: str
+) -> None:
+    ours, theirs = quick_path / "ours.sqlite", quick_path / "theirs.sqlite"
+    identities = {}
+    for catalog, root in ((ours, history), (theirs, quick_path / "second")):
+        sr.Registry.open(root).close()
+        identities[catalog] = json.loads((root / "FORMAT").read_bytes())["store"]
+        with sr.Registry.open(f"sqlite:///{catalog}", store=root) as registry:
+            registry.spaces()
+    with pytest.raises(CatalogError) as refused:
+        sr.Registry.open(f"sqlite:///{theirs}", store=history, mode=mode)
+    assert all(identity in str(refused.value) for identity in identities.values())
 
 
 class ReadingOnly(NoFlush):

@@ -24,7 +24,7 @@ from share_registry.errors import ShareRegistryError
 from share_registry.format import frames
 from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
-from share_registry.registry import context as contexts, sync
+from share_registry.registry import context as contexts, log_ends, sync
 from share_registry.registry.commands import commit_plan, preconditions, publish
 from share_registry.registry.context import open_context
 from share_registry.store.local import LocalStore
@@ -261,6 +261,8 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def holes_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
+    # looked for when the catalog follows the log, and again before a record is published
+    patch.setattr(contexts.Context, "require_end", lambda *_: None)
     patch.setattr(publish, "check_end", lambda *_: None)
 
 
@@ -310,14 +312,12 @@ def the_rest_of_a_frame_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def heads_are_not_compared(patch: pytest.MonkeyPatch) -> None:
-    def follow(store: Any, catalog: Any, **options: Any) -> Any:
-        gap = replace(real(store, catalog, 30.0), foreign=[])
-        with patch.context() as inner:
-            inner.setattr(sync, "_gap_between", lambda *_: gap)
-            return whole(store, catalog, **options)
+    def compare_heads(*arguments: Any) -> Any:
+        ends, behind, _ = real(*arguments)
+        return ends, behind, []
 
-    real, whole = sync._gap_between, sync.follow
-    patch.setattr(contexts, "follow", follow)
+    real = log_ends.compare_heads
+    patch.setattr(sync, "compare_heads", compare_heads)
 
 
 PLANTS: Final[list[tuple[Plant, str]]] = [

@@ -43,7 +43,7 @@ from share_registry.catalog.tables import (
     names_task_of,
     task_of,
 )
-from share_registry.errors import FormatError
+from share_registry.errors import ShareRegistryError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values.task_version import TaskVersion
 
@@ -54,8 +54,8 @@ TASK: Final[BindParameter[str]] = bindparam("task", type_=TEXT)
 # What statements that are put together once are asked with
 VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
 AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
-# Where a transaction holds what `mark_newer` says
-_NEWER: Final = "newer"
+# Where a transaction holds what `mark_unknown` says
+_UNKNOWN: Final = "unknown"
 # A commit number behind every other
 EVER: Final = (1 << 63) - 1
 _SPACE_NAMES: Final = select(SpaceRow.name).order_by(SpaceRow.name)
@@ -103,14 +103,59 @@ class Head:
     time: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameClaim:
+    """A name in the catalog, and what the record must say that gave it.
+
+    Attributes:
+        name: The name.
+        members: Members of the record, each with what it may be; of the name that a task came with,
+            none: the record must make its first version.
+        meaning: What the record did, as a phrase.
+    """
+
+    space: SpaceName
+    number: CommitNumber
+    commit_id: Digest
+    name: str
+    members: Mapping[str, Collection[object]]
+    meaning: str
+
+
+def names_of_task(session: Session, space: str, task: str) -> list[NameClaim]:
+    """Return every name that a task has or had, in the order in which it got them."""
+    query = (
+        select(TaskNameRow.name, CommitRow.number, CommitRow.id)
+        .join_from(TaskNameRow.table, CommitRow.table, is_commit_of(TaskNameRow, TaskNameRow.since))
+        .where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, task))
+        .order_by(TaskNameRow.since)
+    )
+    namings: list[NameClaim] = []
+    before: str | None = None
+    for name, number, commit_id in session.execute(query):
+        renames = {"kind": ("rename",), "task": (before,), "name": (name,)}
+        namings.append(
+            NameClaim(
+                space=SpaceName(space),
+                number=CommitNumber(number),
+                commit_id=Digest(commit_id),
+                name=name,
+                members={} if before is None else renames,
+                meaning=f"gave a task the name {name!r}",
+            )
+        )
+        before = str(name)
+    return namings
+
+
 def space_names(session: Session) -> list[SpaceName]:
     """Return the names of all spaces, sorted."""
     return [SpaceName(name) for name in session.scalars(_SPACE_NAMES)]
 
 
-def mark_newer(session: Session, newer: Mapping[SpaceName, FormatError]) -> None:
-    """Say for a transaction in which spaces the log goes on in a format of a later release."""
-    session.info[_NEWER] = newer
+def mark_unknown(session: Session, unknown: Mapping[SpaceName, ShareRegistryError]) -> None:
+    """Say for a transaction in which spaces the log goes on with what cannot be read."""
+    session.info[_UNKNOWN] = unknown
 
 
 def require_newest(session: Session, space: str | None, *, after: int | None = None) -> None:
@@ -122,13 +167,13 @@ def require_newest(session: Session, space: str | None, *, after: int | None = N
         after: Refuse only where this is the last commit that is known.
 
     Raises FormatError where records of a later release follow those that the catalog has (spec
-    EVO-05).
+    EVO-05), IntegrityError or StoreError where damaged ones do (spec COM-10).
     """
-    newer: Mapping[str, FormatError] = session.info.get(_NEWER, {})
-    for name in newer if space is None else newer.keys() & {space}:
+    unknown: Mapping[str, ShareRegistryError] = session.info.get(_UNKNOWN, {})
+    for name in unknown if space is None else unknown.keys() & {space}:
         last = None if after is None else head(session, name)
         if last is None or after == last.number:
-            raise newer[name]
+            raise unknown[name]
 
 
 def space_row(session: Session, space: str) -> Row[Any] | None:

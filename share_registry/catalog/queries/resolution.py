@@ -5,13 +5,14 @@ under the present one.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Final, TypeAlias
 
 from sqlalchemy import BigInteger, BindParameter, Row, bindparam, func, select
 
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.lookups import NameClaim
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     AliasRow,
@@ -191,6 +192,77 @@ def resolve_task(session: Session, text: str, *, space: str | None = None) -> Re
     lookups.require_newest(session, where)
     task = find_task(session, where, asked.task)
     return _version(session, where, task, _newest(session, where, task, None), asked)
+
+
+def namings_of(
+    session: Session, ref: str | Reference, *, space: str | None, present: str | None = None
+) -> list[NameClaim]:
+    """Return the names that a reference is resolved by: older ones of the task, an alias, a tag.
+
+    None where the task has the name that it came with.
+
+    Args:
+        session: A transaction.
+        ref: The reference.
+        space: The space of one that names none.
+        present: The present name of its task, where that is known.
+
+    Raises what `resolve` raises.
+    """
+    asked = parse_reference(ref) if isinstance(ref, str) else ref
+    if asked.selector is not Selector.NAME and asked.task in (None, present):
+        return []
+    where = space_of_reference(session, asked, space)
+    task = None if asked.task is None else find_task(session, where, asked.task)
+    names = [] if task is None else lookups.names_of_task(session, where, task.name)
+    called = {naming.name for naming in names}
+    namings = names if called != {asked.task} else []
+    if asked.selector is not Selector.NAME:
+        return namings
+    rows = [] if task is None else alias_rows(session, where, task, asked.value)
+    if task is None or not rows:
+        return [*namings, *_naming_of_tag(session, where, asked.value)]
+    version = _target(rows, where, task, asked)
+    since = max(row.since for row in rows if row.version == version)
+    members: dict[str, Collection[object]] = {
+        "kind": ("alias",),
+        "alias": (asked.value,),
+        "version": (version,),
+        "task": called,
+    }
+    meaning = f"put alias {asked.value!r} of task {task.name} to v{version}"
+    return [*namings, _naming(session, where, since, asked.value, members, meaning)]
+
+
+def _naming_of_tag(session: Session, space: SpaceName, name: str) -> list[NameClaim]:
+    tag = lookups.tag_target(session, space, name)
+    if tag is None:
+        return []
+    members: dict[str, Collection[object]] = {
+        "kind": ("tag",),
+        "tag": (name,),
+        "commit": (tag.number,),
+    }
+    meaning = f"gave c{tag.number} the tag {name!r}"
+    return [_naming(session, space, tag.since, name, members, meaning)]
+
+
+def _naming(
+    session: Session,
+    space: SpaceName,
+    number: int,
+    name: str,
+    members: Mapping[str, Collection[object]],
+    meaning: str,
+) -> NameClaim:
+    return NameClaim(
+        space=space,
+        number=CommitNumber(number),
+        commit_id=lookups.commit_id(session, space, number) or Digest(""),
+        name=name,
+        members=members,
+        meaning=meaning,
+    )
 
 
 def space_of(session: Session, name: str | None) -> SpaceName:

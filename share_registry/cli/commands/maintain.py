@@ -60,6 +60,8 @@ _policy_options: Final = with_options(
         help="Directions that training adds beside the basis.",
     ),
 )
+# Stands for every space behind --accept-loss
+_EVERYWHERE: Final = "everywhere"
 # Members of a policy that 0 switches off
 _OFF: Final = frozenset({"pseudo_rank", "k"})
 
@@ -146,12 +148,23 @@ def set_policy(
 @verb("w", doing="rebuilding the catalog")
 @click.option(
     "--accept-loss",
-    is_flag=True,
-    help="Forget commits that the catalog knows and the store has lost.",
+    is_flag=False,
+    flag_value=_EVERYWHERE,
+    metavar="[SPACE@cN]",
+    help="Forget commits that the catalog knows and the store lost; with SPACE@cN, only in that "
+    "space, and give up its damaged records behind cN.",
 )
-def rebuild(registry: "Registry", /, **options: Any) -> Printed:
-    """Make the catalog again from the store alone."""
-    registry.rebuild(**options)
+def rebuild(registry: "Registry", /, *, accept_loss: str | None) -> Printed:
+    """Make the catalog again from the store alone.
+
+    Where the log of a space is damaged, --accept-loss SPACE@cN goes on from cN: the records behind
+    it are moved to the directory quarantine in the store, and each is named.
+
+    \b
+    share-registry rebuild --accept-loss minilm@c6
+    """
+    accepted = accept_loss is not None if accept_loss in (None, _EVERYWHERE) else accept_loss
+    registry.rebuild(accept_loss=accepted)
     return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
 
 
@@ -180,6 +193,17 @@ def gc(*, grace_days: float, dry_run: bool) -> None:
     with watching("collecting garbage", asked) as progress, asked.open(mode) as registry:
         report = registry.gc(grace_days=grace_days, dry_run=dry_run, progress=progress)
     emit(report, asked)
+
+
+@verb("w")
+@click.argument("digests", metavar="DIGEST...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Move also what is sound.")
+def quarantine(registry: "Registry", /, digests: tuple[str, ...], **options: Any) -> object:
+    """Move damaged objects out of the way, never delete them.
+
+    Their names are free then for sound bytes: commit the adapter again, or copy the files.
+    """
+    return registry.quarantine(digests, **options)
 
 
 @with_common_options

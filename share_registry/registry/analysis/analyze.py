@@ -31,7 +31,7 @@ from share_registry.algebra.comparison import (
 from share_registry.algebra.error import FactorPair, norm
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import space_of, version_of
+from share_registry.catalog.queries.resolution import namings_of, space_of, version_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import align
@@ -62,6 +62,7 @@ from share_registry.registry.checkout.factored import (
 )
 from share_registry.registry.commands.spaces import spaces_of_base
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_given
 from share_registry.registry.stored_config import described_versions
 from share_registry.values.analyses import (
     AnalysedAdapter,
@@ -441,6 +442,8 @@ def _read_version(
 ) -> tuple[FactoredAdapter, TaskVersion]:
     with context.reading() as session:
         row = version_of(session, ref, space=space)
+        namings = namings_of(session, ref, space=space, present=row.task)
+    require_given(context, namings)
     return read_factored(context, row), row
 
 

@@ -8,7 +8,7 @@ from share_registry.algebra.comparison import have_common
 from share_registry.algebra.error import FactorPair, relative_change
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import log, task_pages
-from share_registry.catalog.queries.resolution import resolve
+from share_registry.catalog.queries.resolution import namings_of, resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
@@ -17,6 +17,7 @@ from share_registry.exchange.normal_form import pairs_of_function
 from share_registry.names import TaskName, parse_reference
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_given
 from share_registry.values.checks import Diff, TaskDiff
 from share_registry.values.references import ResolvedReference
 
@@ -43,6 +44,12 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
             ),
         )
         left_refs, right_refs = _refs(session, left), _refs(session, right)
+        namings = [
+            naming
+            for ref, state in ((a, left), (b, right))
+            for naming in namings_of(session, ref, space=space, present=state.task)
+        ]
+    require_given(context, namings)
     if left.task is not None:
         # of any two tasks: the diff goes by the name of the first
         right_refs = {TaskName(left.task): right.ref}

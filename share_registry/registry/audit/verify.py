@@ -9,10 +9,8 @@ little, as only they say what there is. Then it checks and tells what is its own
 space names, and the objects whose digests, fall to it; a version goes with its adapter object.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
-from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
 from share_registry.errors import (
     CatalogError,
@@ -36,14 +34,14 @@ from share_registry.format.records import (
 )
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.arguments import Progress, ignore_progress
+from share_registry.registry.audit.catalog_checks import check_meaning
 from share_registry.registry.audit.object_checks import (
     check_objects,
     check_versions,
     own_versions,
 )
-from share_registry.registry.audit.walk import Fault, Walk, outcome_of
+from share_registry.registry.audit.walk import Fault, Walk
 from share_registry.registry.context import Context
-from share_registry.registry.sync import fill
 from share_registry.values.checks import Outcome, VerifyReport
 from share_registry.values.shards import Shard
 
@@ -53,6 +51,10 @@ _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
     Outcome.DAMAGED: (
         IntegrityError,
         "Bring the named files back from a copy of the store, then verify again.",
+    ),
+    Outcome.CATALOG: (
+        IntegrityError,
+        "The store is sound: `share-registry rebuild` makes the catalog again from it.",
     ),
     Outcome.NEWER: (FormatError, "Nothing is damaged: upgrade share_registry, then verify again."),
     Outcome.LARGE: (
@@ -92,8 +94,9 @@ def verify(
     for space in spaces:
         _check_log(walk, space)
     _check_heads(walk, context)
+    _check_kept_heads(walk)
     own_spaces = list(filter(part.has_space, spaces))
-    _check_meaning(walk, own_spaces)
+    check_meaning(walk, context, own_spaces)
     # a listing of the whole store, which cannot be cut
     if part.number == 1:
         for stray in context.store.strays():
@@ -118,7 +121,7 @@ def require_sound(report: VerifyReport) -> None:
     """Raise an error for the worst that a report has found, unless it is sound.
 
     Raises:
-        IntegrityError: something is damaged.
+        IntegrityError: something is damaged, or the catalog is not what the logs say.
         FormatError: nothing is; some record or object is of a later release.
         RefusedError: neither; some version is too large to be decoded.
     """
@@ -183,11 +186,13 @@ def _check_heads(walk: Walk, context: Context) -> None:
     try:
         with context.catalog.begin() as session:
             heads = lookups.heads(session)
+            ids = {space: lookups.commit_id(session, space, heads[space].number) for space in heads}
     except CatalogError:
         return  # the catalog is an index; that it cannot be read says nothing of the store
     for space, head in heads.items():
         content = walk.store.record(space, head.number)
-        if content is not None and sha256(content) == head.id:
+        # where the head is wrong in the catalog alone, its rows are compared with the log
+        if content is not None and sha256(content) in (head.id, ids[space]):
             continue
         state = f"is {sha256(content)[:8]}" if content is not None else "is not"
         ref = f"{space}/@c{head.number}"
@@ -195,27 +200,24 @@ def _check_heads(walk: Walk, context: Context) -> None:
         walk.add_of_log(space, "REC-03", ref, message, [ref])
 
 
-def _check_meaning(walk: Walk, spaces: Sequence[SpaceName]) -> None:
-    """Follow every sound log of some spaces from the beginning.
-
-    Each record must be possible after those before it (spec COM-04).
-    """
-    errors = [fault.error for fault in walk.faults.values() if fault.error is not None]
-    if walk.is_damaged or Outcome.DAMAGED in map(outcome_of, errors):
-        # a log with damage cannot be followed; what is wrong with it is said already
-        return
-    catalog = Catalog.in_memory()
-    for space, error in fill(walk.store, catalog, spaces=spaces).items():
-        if not isinstance(error, FormatError):
-            walk.add_of_log(space, "COM-04", f"space {space}", error.message)
-    with catalog.begin() as session:
-        versions = lookups.all_versions(session)
-    catalog.close()
-    files = {row.ref: walk.files.get((row.note_digest, row.note_task), [None]) for row in versions}
-    digests = {digest for named in files.values() for digest in named if digest is not None}
-    there = set(filter(walk.store.has, digests))
-    # spec NOT-04, NOT-06
-    walk.unexportable = [ref for ref, named in files.items() if not there.issuperset(named)]
+def _check_kept_heads(walk: Walk) -> None:
+    """Compare the ends of the logs with what was noted when they were published."""
+    for space in walk.store.spaces():
+        kept = walk.store.kept_head(space)
+        if kept is None:
+            continue
+        try:
+            content = walk.store.record(space, kept.number)
+        except (IntegrityError, StoreError):
+            # said already
+            continue
+        if content is None or sha256(content) != kept.id:
+            state = f"is {sha256(content)[:8]}" if content is not None else "is not"
+            ref = f"{space}/@c{kept.number}"
+            if ref in {finding.what for finding in walk.findings}:
+                continue
+            message = f"it was published as {kept.id[:8]}, it {state} in the store."
+            walk.add_of_log(space, "REC-03", ref, message, [ref])
 
 
 def _collect(walk: Walk, record: Record) -> None:

@@ -40,7 +40,7 @@ class Walk:
     """What has been seen so far.
 
     Attributes:
-        is_damaged: Whether a log is damaged, of whatever shard.
+        damaged: The spaces whose log is damaged, of whatever shard.
         versions: By reference, what the record says of the version, in the order of the logs.
         adapters: By adapter object, the time of the first record that names it.
         bases: The basis objects.
@@ -61,7 +61,7 @@ class Walk:
     level: str
     shard: Shard
     findings: list[Finding] = field(default_factory=list)
-    is_damaged: bool = False
+    damaged: set[SpaceName] = field(default_factory=set)
     records: int = 0
     size_bytes: int = 0
     versions: dict[str, AbsorbedTask] = field(default_factory=dict)
@@ -103,9 +103,30 @@ class Walk:
         outcome: Outcome = Outcome.DAMAGED,
     ) -> None:
         """Add a finding about the log of a space, which another shard may have to tell."""
-        self.is_damaged |= outcome is Outcome.DAMAGED
+        if outcome is Outcome.DAMAGED:
+            self.damaged.add(space)
         if self.shard.has_space(space):
             self.add(code, subject, message, refs, outcome=outcome)
+
+    def unsound_spaces(self) -> set[SpaceName]:
+        """Return the spaces whose log, or a note of it, is damaged."""
+        notes = {
+            digest
+            for digest, fault in self.faults.items()
+            if fault.error is not None and outcome_of(fault.error) is Outcome.DAMAGED
+        }
+        return self.damaged | self._spaces_of(notes)
+
+    def without_notes(self) -> set[SpaceName]:
+        """Return the spaces of which a note is not there, or cannot be read."""
+        return self._spaces_of(self.faults)
+
+    def _spaces_of(self, digests: Iterable[Digest]) -> set[SpaceName]:
+        return {
+            SpaceName(ref.partition("/")[0])
+            for digest in digests
+            for ref in self.refs.get(digest, ())
+        }
 
     def refer(self, digest: Digest, refs: Iterable[str], *, needed: bool = True) -> None:
         """Note that versions or commits need an object, or that notes alone name it."""

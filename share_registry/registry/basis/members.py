@@ -17,6 +17,7 @@ from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_described
 from share_registry.registry.stored_config import read_config
 from share_registry.values.policy import UNIT
 from share_registry.values.task_version import TaskVersion
@@ -58,6 +59,7 @@ def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[Fi
     Their rows and coefficients are read when they are asked for. Raises NotFoundError where a
     config is gone: see `described_versions`.
     """
+    require_described(context, versions)
     reader = context.reader()
     expansions = Expansions(reader)
 

@@ -10,7 +10,7 @@ import torch
 
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import version_of
+from share_registry.catalog.queries.resolution import namings_of, version_of
 from share_registry.errors import (
     IntegrityError,
     InvalidInputError,
@@ -35,8 +35,14 @@ from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import (
+    check_config,
+    require_base,
+    require_given,
+    require_recorded,
+)
+from share_registry.registry.log_entries import read_note
 from share_registry.registry.stored_config import GONE_HINT, read_config
-from share_registry.registry.sync import read_note
 from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
 
@@ -142,7 +148,12 @@ def version_and_note(context: Context, ref: str, space: str | None) -> tuple[Tas
     """Return the version that a reference names, and the part of its note that describes it."""
     with context.reading() as session:
         row = version_of(session, ref, space=space)
-    return row, read_task_note(context, row)
+        namings = namings_of(session, ref, space=space, present=row.task)
+    require_given(context, namings)
+    require_recorded(context, [row])
+    note = read_task_note(context, row)
+    check_config(row, note)
+    return row, note
 
 
 def read_task_note(context: Context, row: TaskVersion) -> TaskNote:
@@ -265,8 +276,10 @@ def _facts(context: Context, row: TaskVersion) -> CardFacts:
     """Return what the card says of the version alone, so that it never changes (spec EXP-03)."""
     with context.catalog.begin() as session:
         base = lookups.space_row(session, row.space)
+    base_model = base.base_model if base is not None else ""
+    require_base(context, row.space, base_model)
     return CardFacts(
-        base_model=base.base_model if base is not None else "",
+        base_model=base_model,
         ref=f"{row.space}/{row.name}@v{row.version}",
         commit_number=row.number,
         commit_id=row.commit_id,

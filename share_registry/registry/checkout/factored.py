@@ -24,6 +24,7 @@ from share_registry.kinds import member_of, shown
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.arguments import Progress
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_recorded
 from share_registry.registry.stored_config import read_config
 from share_registry.values.task_version import TaskVersion
 
@@ -70,6 +71,7 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
 
     Raises NotFoundError, IntegrityError.
     """
+    require_recorded(context, [row])
     reader = context.reader()
     config = parse_config(read_config(context, row))
     layout = reader.open(row.adapter_digest).layout

@@ -7,7 +7,12 @@ record.
 from collections.abc import Callable, Mapping, Sequence
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
+from share_registry.catalog.queries.resolution import (
+    namings_of,
+    resolve,
+    resolve_task,
+    resolve_version,
+)
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     ConflictError,
@@ -41,6 +46,7 @@ from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_given
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
@@ -308,7 +314,10 @@ def _resolve(
 ) -> ResolvedReference:
     context.require_writable()
     with context.reading() as session:
-        return resolver(session, ref, space=space)
+        target = resolver(session, ref, space=space)
+        namings = namings_of(session, ref, space=space, present=target.task)
+    require_given(context, namings)
+    return target
 
 
 def _current_name(session: Session, target: ResolvedReference) -> TaskName:

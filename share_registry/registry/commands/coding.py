@@ -31,6 +31,7 @@ from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_recorded
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
 from share_registry.values.policy import Policy
 
@@ -130,6 +131,7 @@ def choose_references(
         early_and_late = lookups.candidate_adapters(
             session, space, first=FIRST, latest=LATEST, at=at
         )
+    require_recorded(context, filter(None, [latest, *rows]))
     declared = [row.adapter_digest for row in rows if row is not None]
     before = latest.adapter_digest if latest is not None else next(iter(declared), None)
     near = [] if before is None else [before, *_sources_of(reader, before)]

@@ -45,6 +45,7 @@ from share_registry.registry.commands.spaces import (
 )
 from share_registry.registry.commands.statements import check_shapes
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_recorded
 from share_registry.values.task_version import TaskVersion
 
 
@@ -161,6 +162,7 @@ def next_versions(
             context.store, space, batch.adapters, latest, request.options, request.each
         )
         if earlier is not None:
+            require_recorded(context, filter(None, latest.values()), session=session)
             return earlier
     versions = {}
     for task, adapter in batch.adapters.items():
@@ -233,6 +235,7 @@ def _without_unchanged(
         if version is not None
         and is_unchanged(context.store, task, version, batch.adapters[task], request.each[task])
     }
+    require_recorded(context, unchanged.values(), session=session)
     if len(unchanged) == len(latest):
         return batch, unchanged
     return batch.without(unchanged), unchanged

@@ -16,7 +16,7 @@ from typing import Final, cast
 from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import resolve_version
+from share_registry.catalog.queries.resolution import namings_of, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import shape_remarks
@@ -44,6 +44,7 @@ from share_registry.registry.commands.statements import (
     required_features,
 )
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_described, require_given
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import overridden
 from share_registry.values.task_version import TaskVersion
@@ -80,6 +81,9 @@ def merge(
             ),
         )
         check_name(session, target, name)
+        namings = [naming for ref in parents for naming in namings_of(session, ref, space=space)]
+    require_given(context, namings)
+    require_described(context, rows)
     refs = [TaskVersionRef(task=row.task, version=row.version) for row in rows]
     if len(rows) == 1 and weights == [1]:
         encoded = _name_again(context, name, rows[0])

@@ -20,7 +20,7 @@ from share_registry.format.records import Metric, Note, TaskNote
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, first_and_more
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions, check_distinct
-from share_registry.registry.sync import read_note
+from share_registry.registry.log_entries import read_note
 from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
 from share_registry.values.task_version import TaskVersion

@@ -47,8 +47,9 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, firs
 from share_registry.registry.commands.interrupts import note_attempt, tells_of_interrupts
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
-from share_registry.registry.sync import check_end, replay_in_memory
-from share_registry.store.protocol import PublishStateUnknownError, Store
+from share_registry.registry.log_ends import check_end
+from share_registry.registry.sync import replay_in_memory
+from share_registry.store.protocol import KeptHead, PublishStateUnknownError, Store
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit
 
@@ -190,8 +191,7 @@ def _attempt(
         faster.
     """
     context.catch_up()
-    if space in context.newer:
-        raise context.newer[space]
+    context.require_end(space)
     created: CommitNumber | None = None
     try:
         with context.catalog.begin(write=True, space=space) as session:
@@ -214,6 +214,7 @@ def _attempt(
                 session.rollback()
                 return None
             created = CommitNumber(record.number)
+            _keep_head(context, record)
             context.outside.at("commit.catalog")
     except ShareRegistryError as error:
         if created is None:
@@ -226,6 +227,15 @@ def _attempt(
             error,
         )
     return created, True
+
+
+def _keep_head(context: Context, record: Record) -> None:
+    """Note beside the log what was published; the commit stands whatever becomes of that."""
+    head = KeptHead(number=CommitNumber(record.number), id=record.id)
+    try:
+        context.store.keep_head(SpaceName(record.space), head)
+    except ShareRegistryError as error:
+        _LOG.info("the end of the log of space %s could not be noted: %s", record.space, error)
 
 
 def _place_after(

@@ -70,6 +70,7 @@ from share_registry.registry.commands.statements import (
     required_features,
 )
 from share_registry.registry.context import Context
+from share_registry.registry.evidence import require_recorded
 from share_registry.registry.stored_config import described_versions, undescribed
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import MAX_BUDGET, Policy
@@ -93,6 +94,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         policy = existing_target(session, name).policy
         present = lookups.current_basis(session, name)
     rows = described_versions(context, rows)
+    require_recorded(context, rows)
     ensure(
         rows,
         NotFoundError(

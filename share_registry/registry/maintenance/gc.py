@@ -67,9 +67,14 @@ def collect_garbage(
 def _check_allowed(context: Context) -> None:
     """Check that this release may remove anything at all. Raises RefusedError, FormatError."""
     context.catch_up()
-    for error in context.newer.values():
-        raise FormatError(
-            f"nothing may be removed: {error.message}", hint="Upgrade share_registry."
+    for error in context.ends.unknown.values():
+        if isinstance(error, FormatError):
+            raise FormatError(
+                f"nothing may be removed: {error.message}", hint="Upgrade share_registry."
+            )
+        raise RefusedError(
+            f"nothing is removed while something cannot be read: {error.message}",
+            hint=error.hint,
         )
     # spec EVO-02
     features = parse_format(context.store.format_bytes()).gc
