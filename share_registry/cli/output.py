@@ -64,7 +64,7 @@ _PASSWORD: Final = re.compile(r"(?P<user>://[^/:@]*):.*@")
 _USER: Final = r"\g<user>@"
 # Verbs that are not about one space
 _OF_REGISTRY: Final = frozenset(
-    {"create-space", "db", "demo", "doctor", "init", "quarantine", "rebuild"}
+    {"create-space", "db", "demo", "doctor", "init", "quarantine", "rebuild", "repair"}
 )
 _ARGUMENT: Final = re.compile(
     r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="

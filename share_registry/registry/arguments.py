@@ -19,6 +19,7 @@ from share_registry import kinds
 from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.kinds import member_of, shown, wrong_kind
+from share_registry.store.protocol import Store
 from share_registry.values.audits import Checkpoint
 from share_registry.values.commits import Commit
 from share_registry.values.imports import ImportSource
@@ -175,6 +176,14 @@ def check_place(name: str, value: Any) -> None:
     if not os.fspath(value):
         raise wrong_kind(name, value, "a directory or URL", "Name one; '.' is this directory.")
     kinds.text(name, os.fspath(value))
+
+
+def check_copy(name: str, value: Any) -> Any:
+    """Return a place of a store, or an open one. Raises InvalidInputError."""
+    # texts and paths are told apart first: a store may be any object with its members
+    if isinstance(value, str | os.PathLike) or not isinstance(value, Store):
+        check_place(name, value)
+    return value
 
 
 def check_author(name: str, value: Any) -> str:
@@ -374,6 +383,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "exist_ok": kinds.flag,
     "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
     "force": kinds.flag,
+    "from_": check_copy,
     "from_file": kinds.path,
     "grace_days": check_grace,
     "idempotency_key": kinds.text,

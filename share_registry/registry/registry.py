@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from share_registry.values.checks import Diff, Export, Quarantine, VerifyReport
     from share_registry.values.garbage import GarbageReport
     from share_registry.values.imports import ImportReport, ImportSource
+    from share_registry.values.repairs import RepairReport
 
 # A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
 Source = "str | os.PathLike[str] | Adapter | Any"
@@ -1082,6 +1083,32 @@ class Registry:
         from share_registry.registry.commands.quarantine import rebuild
 
         return rebuild(self._context, accept_loss, space=self._space)
+
+    def repair(
+        self,
+        from_: "FilePath | Store",
+        *,
+        dry_run: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "RepairReport":
+        """Bring back from a copy of the store what `verify` finds damaged or missing.
+
+        Objects come from any store that has them. Records come from one of the same registry, where
+        its log agrees with what is sound here; of logs that have diverged nothing is touched. What
+        is damaged is moved to `quarantine`, records that are only newer in the copy stay there.
+
+        Args:
+            from_: The copy: the directory of its store, or an open store. It is only read.
+            dry_run: Write nothing and say what would be brought back.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            NotFoundError: there is no store at that place.
+        """
+        from share_registry.registry.maintenance.repair import repair
+
+        progress = progress or ignore_progress
+        return repair(self._context, from_, dry_run=dry_run, progress=progress)
 
     def quarantine(self, digests: str | Iterable[str], *, force: bool = False) -> "Quarantine":
         """Move damaged objects out of the store, into its directory `quarantine`.

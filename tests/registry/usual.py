@@ -137,6 +137,10 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "extra_directions": _plain(None, 0, 1),
     "fan_in_fan_out": _plain(*FLAG),
     "force": _plain(*FLAG),
+    "from_": {
+        "there": lambda world: world.root / "registry",
+        "a store": lambda world: world.local_store(),
+    },
     "from_file": {"None": lambda _: None, "a list": lambda world: _list(world)},
     "idempotency_key": {**_plain(None), "new": lambda world: world.fresh("key"), **_plain("key1")},
     "inference_mode": _plain(*FLAG),

@@ -15,8 +15,9 @@ from share_registry.cli.verb import (
     with_common_options,
     with_options,
 )
-from share_registry.errors import InvalidInputError
+from share_registry.errors import IntegrityError, InvalidInputError
 from share_registry.values.policy import Policy
+from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
@@ -193,6 +194,29 @@ def gc(*, grace_days: float, dry_run: bool) -> None:
     with watching("collecting garbage", asked) as progress, asked.open(mode) as registry:
         report = registry.gc(grace_days=grace_days, dry_run=dry_run, progress=progress)
     emit(report, asked)
+
+
+@free_verb
+@click.option(
+    "--from", "from_", metavar="DIRECTORY", required=True, help="The store of the copy; only read."
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be brought back.")
+def repair(*, from_: str, dry_run: bool) -> None:
+    """Bring back from a copy what is damaged or missing; exit code 5 where something is left.
+
+    \b
+    share-registry repair --from /backup/registry --dry-run
+    """
+    asked, mode = session(), "r" if dry_run else "w"
+    with watching("repairing", asked) as progress, asked.open(mode) as registry:
+        report = registry.repair(from_, dry_run=dry_run, progress=progress)
+    emit(report, asked)
+    if not report.ok:
+        left = len(report.files) - report.repaired
+        raise IntegrityError(
+            f"{count(left, 'file is', 'files are')} damaged or missing still.",
+            hint="Repair it from another copy, or see what depends on it: verify.",
+        )
 
 
 @verb("w")

@@ -89,19 +89,7 @@ def verify(
         ),
     )
     part = Shard() if shard is None else Shard.of(shard)
-    walk = Walk(store=context.store, level=level, shard=part)
-    spaces = context.store.spaces()
-    for space in spaces:
-        _check_log(walk, space)
-    _check_heads(walk, context)
-    _check_kept_heads(walk)
-    own_spaces = list(filter(part.has_space, spaces))
-    check_meaning(walk, context, own_spaces)
-    # a listing of the whole store, which cannot be cut
-    if part.number == 1:
-        for stray in context.store.strays():
-            walk.add("STO-02", stray, "does not belong into a store.")
-    check_objects(walk, progress)
+    walk, own_spaces = walk_store(context, level, part, progress)
     if level == "deep":
         check_versions(walk, progress)
     return VerifyReport(
@@ -115,6 +103,26 @@ def verify(
         findings=tuple(walk.findings),
         unexportable=tuple(walk.unexportable),
     )
+
+
+def walk_store(
+    context: Context, level: str, part: Shard, progress: Progress = ignore_progress
+) -> tuple[Walk, list[SpaceName]]:
+    """Follow every log and check the objects of a shard; return also the spaces of the shard."""
+    walk = Walk(store=context.store, level=level, shard=part)
+    spaces = context.store.spaces()
+    for space in spaces:
+        _check_log(walk, space)
+    _check_heads(walk, context)
+    _check_kept_heads(walk)
+    own_spaces = list(filter(part.has_space, spaces))
+    check_meaning(walk, context, own_spaces)
+    # a listing of the whole store, which cannot be cut
+    if part.number == 1:
+        for stray in context.store.strays():
+            walk.add("STO-02", stray, "does not belong into a store.")
+    check_objects(walk, progress)
+    return walk, own_spaces
 
 
 def require_sound(report: VerifyReport) -> None:

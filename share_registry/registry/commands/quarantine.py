@@ -96,7 +96,7 @@ def give_up(context: Context, space: SpaceName, last: CommitNumber) -> int:
             end = last
         _check_end(space, last, end, damage)
         lost = [number for number in numbers if number > last]
-        place = _new_place(context)
+        place = new_place(context)
         for number in reversed(lost):
             _say_given_up(context, space, number, place)
             store.set_aside(record_name(space, number), place)
@@ -149,7 +149,7 @@ def set_aside_objects(context: Context, digests: Sequence[str], *, force: bool) 
             f"{', '.join(sound[:_LISTED])}{more}. Nothing was moved.",
             hint="Name damaged ones alone, or give force=True.",
         )
-    place = _new_place(context)
+    place = new_place(context)
     names = [object_name(digest) for digest in checked]
     for name in names:
         context.store.set_aside(name, place)
@@ -209,6 +209,6 @@ def _is_sound(context: Context, digest: Digest) -> bool:
     return True
 
 
-def _new_place(context: Context) -> str:
-    """Return the name of a directory that nothing was ever moved to."""
+def new_place(context: Context) -> str:
+    """Return the name of a directory of `quarantine` that nothing was ever moved to."""
     return f"{context.outside.now():%Y%m%dT%H%M%SZ}-{context.outside.token()[:8]}"

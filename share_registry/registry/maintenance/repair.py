@@ -1,0 +1,267 @@
+"""Bring back from a copy what is damaged or missing in a store.
+
+An object is what its digest says, wherever it comes from. A record is brought back where the chain
+says that it is the right one: it stands in the copy's log, which begins with the same FORMAT and is
+sound up to there, and nothing here says otherwise. Where two sound logs differ, neither is damage:
+they have diverged, and nothing of that space is touched.
+
+What is damaged here is moved to `quarantine` before a record takes its place, never deleted.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.lookups import Head
+from share_registry.errors import (
+    ConflictError,
+    FormatError,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    ShareRegistryError,
+    StoreError,
+    ensure,
+)
+from share_registry.format.canonical import sha256
+from share_registry.format.records import parse_record
+from share_registry.kinds import FilePath
+from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.registry.arguments import Progress, ignore_progress
+from share_registry.registry.audit.verify import walk_store
+from share_registry.registry.audit.walk import Walk
+from share_registry.registry.commands.quarantine import new_place
+from share_registry.registry.context import Context
+from share_registry.store.open import open_store
+from share_registry.store.protocol import KeptHead, Store, record_name
+from share_registry.values.checks import Outcome
+from share_registry.values.repairs import Repaired, RepairReport
+from share_registry.values.shards import Shard
+
+_LOG: Final = logging.getLogger(__name__)
+_ABSENT: Final = "the copy has no sound one"
+# Clauses of an object that is not there, and of one that cannot be read or has other bytes
+_LOST: Final = frozenset({"OBJ-01", "OBJ-02"})
+
+
+def repair(
+    context: Context,
+    source: "FilePath | Store",
+    *,
+    dry_run: bool,
+    progress: Progress = ignore_progress,
+) -> RepairReport:
+    """Bring back what is damaged or missing from another store; see `Registry.repair`."""
+    if not dry_run:
+        context.require_writable()
+    copy = open_store(source, "r", context.outside)
+    # a store that was open before stays open
+    with nullcontext() if copy is source else closing(copy):
+        ensure(
+            copy is not context.store,
+            InvalidInputError("a store is no copy of itself.", hint="Give the place of a copy."),
+        )
+        files = _repair_logs(context, copy, dry_run=dry_run)
+        walk, _ = walk_store(context, "data", Shard(), progress)
+        # a later round sees what those that came back refer to
+        while new := _repair_objects(context, copy, walk, files, dry_run=dry_run):
+            files.update(new)
+            if dry_run:
+                break
+            walk, _ = walk_store(context, "data", Shard(), progress)
+    if not dry_run:
+        files.update(_left(walk, files))
+        context.forget_decoded()
+        context.catch_up()
+    return RepairReport(source=str(source), dry_run=dry_run, files=tuple(files.values()))
+
+
+def _repair_objects(
+    context: Context, copy: Store, walk: Walk, done: Mapping[str, Repaired], *, dry_run: bool
+) -> dict[str, Repaired]:
+    """Bring back the objects that are damaged or missing; return what became of each."""
+    refs = {finding.what: finding.refs for finding in walk.findings}
+    files = {}
+    for digest in _lost_objects(walk):
+        name = f"object {digest}"
+        if name in done:
+            continue
+        content = _read(copy, digest)
+        if content is not None and not dry_run:
+            context.store.put(content, digest)
+            context.outside.at("repair.object")
+            _LOG.info("brought back object %s", digest)
+        files[name] = Repaired(
+            name=name,
+            size=len(content or b""),
+            refused="" if content is not None else _ABSENT,
+            refs=refs.get(name, ()),
+        )
+    return files
+
+
+def _left(walk: Walk, done: Mapping[str, Repaired]) -> Iterator[tuple[str, Repaired]]:
+    """Yield what is damaged still, and no file of the copy could mend."""
+    for finding in walk.findings:
+        if finding.outcome is Outcome.DAMAGED and finding.what not in done:
+            file = Repaired(name=finding.what, refused=finding.message, refs=finding.refs)
+            yield finding.what, file
+
+
+def _lost_objects(walk: Walk) -> list[Digest]:
+    """Return the objects that are missing or have other bytes than their names say, sorted.
+
+    What is wrong with an object of the right bytes no copy can mend.
+    """
+    return sorted(digest for digest, fault in walk.faults.items() if fault.code in _LOST)
+
+
+def _read(copy: Store, digest: Digest) -> bytes | None:
+    try:
+        return copy.get(digest)
+    except (NotFoundError, IntegrityError, StoreError):
+        return None
+
+
+def _repair_logs(context: Context, copy: Store, *, dry_run: bool) -> dict[str, Repaired]:
+    """Bring back the records that are damaged or missing; return what became of each."""
+    store = context.store
+    with context.catalog.begin() as session:
+        heads = lookups.heads(session)
+    is_same = copy.identity == store.identity
+    place, files = new_place(context), {}
+    for space in sorted({*store.spaces(), *heads}):
+        ends = [end for end in (heads.get(space), store.kept_head(space)) if end is not None]
+        log = _TwoLogs.of(store, copy if is_same else None, space, ends)
+        for number, refused in log.damage():
+            content = b"" if refused else log.right[number - 1]
+            if not refused and not dry_run:
+                _publish(context, space, number, content, place)
+            ref = f"{space}/@c{number}"
+            files[ref] = Repaired(name=ref, size=len(content), refused=refused, refs=(ref,))
+    return files
+
+
+def _publish(
+    context: Context, space: SpaceName, number: CommitNumber, content: bytes, place: str
+) -> None:
+    """Publish a record in place of one that is damaged, while writers of the space wait."""
+    store = context.store
+    with context.locked(), context.lockable().begin(write=True, space=space):
+        if number in store.numbers(space):
+            store.set_aside(record_name(space, number), place)
+        context.outside.at("repair.record")
+        ensure(
+            store.publish(space, number, content),
+            ConflictError(
+                f"somebody else published c{number} of space {space} meanwhile.",
+                hint="Run it again.",
+            ),
+        )
+    _LOG.info("brought back record c%d of space %s", number, space)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TwoLogs:
+    """The log of a space here, and that of a copy.
+
+    Attributes:
+        own: Records here by number, None where one is missing or cannot be read.
+        right: Records of the copy, in order, as far as they follow each other.
+        ends: The last commit as the catalog knows it, and as the store noted it, if they do.
+        agreed: The last number under which both have the same: the chain vouches for all before.
+    """
+
+    own: dict[CommitNumber, bytes | None]
+    right: list[bytes]
+    ends: Sequence[Head | KeptHead]
+    agreed: int
+
+    @classmethod
+    def of(
+        cls, store: Store, copy: Store | None, space: SpaceName, ends: Sequence[Head | KeptHead]
+    ) -> "_TwoLogs":
+        """Read both; without a copy of the same registry, the one here."""
+        last = max([*store.numbers(space), *(end.number for end in ends)], default=0)
+        own = {
+            CommitNumber(number): _record(store, space, CommitNumber(number))
+            for number in range(1, last + 1)
+        }
+        right = [] if copy is None else [*_following(copy, space)]
+        same = [number for number in own if own[number] in right[number - 1 : number]]
+        same += [
+            end.number for end in ends if end.id in map(sha256, right[end.number - 1 : end.number])
+        ]
+        return cls(own=own, right=right, ends=ends, agreed=max(same, default=0))
+
+    def damage(self) -> Iterator[tuple[CommitNumber, str]]:
+        """Yield what is damaged or missing here, each with why it is not brought back."""
+        for number, content in self.own.items():
+            right = self.right[number - 1] if number <= len(self.right) else None
+            if content is not None and content == right:
+                continue
+            is_sound = self._is_sound(number)
+            if right is not None and number > self.agreed and (is_sound or self._is_end(number)):
+                yield number, "the copy has another: the logs have diverged"
+                return
+            if right is not None:
+                yield number, ""
+            elif not is_sound:
+                yield number, f"the copy has sound records of it up to c{len(self.right)}"
+
+    def _is_sound(self, number: CommitNumber) -> bool:
+        """Tell whether a record here follows the one before it, as far as the next one tells.
+
+        Where the next has another parent, it is this one that changed.
+        """
+        content, before, after = (self.own.get(CommitNumber(number + step)) for step in (0, -1, 1))
+        parent, next_parent = _parent_of(content), _parent_of(after)
+        if content is None or parent is None:
+            return False
+        is_behind = before is None or parent == sha256(before)
+        return is_behind and next_parent in (None, sha256(content))
+
+    def _is_end(self, number: CommitNumber) -> bool:
+        """Tell whether a record of this number was noted, and so another than that of the copy."""
+        return any(end.number == number for end in self.ends)
+
+
+def _parent_of(content: bytes | None) -> Digest | None:
+    """Return the parent that a record names; None where it cannot be read."""
+    try:
+        return None if content is None else parse_record(content).parent
+    except ShareRegistryError:
+        return None
+
+
+def _record(store: Store, space: SpaceName, number: CommitNumber) -> bytes | None:
+    try:
+        return store.record(space, number)
+    except (IntegrityError, StoreError):
+        return None
+
+
+def _following(store: Store, space: SpaceName) -> Iterator[bytes]:
+    """Yield the records of a log as long as each is sound and follows the one before it."""
+    parent = sha256(store.format_bytes())
+    for number in count(1):
+        content = _record(store, space, CommitNumber(number))
+        if content is None:
+            return
+        try:
+            record = parse_record(content)
+        except FormatError:
+            # of a later release: the chain goes through it all the same
+            parent = sha256(content)
+            yield content
+            continue
+        except IntegrityError:
+            return
+        if (record.space, record.number, record.parent) != (space, number, parent):
+            return
+        parent = sha256(content)
+        yield content
