@@ -19,7 +19,7 @@ from share_registry.errors import (
     IntegrityError,
     ShareRegistryError,
 )
-from share_registry.names import CommitNumber, SpaceName
+from share_registry.names import CommitNumber, SpaceName, first_and_more
 from share_registry.registry.log_ends import (
     LOG_ERRORS,
     LogEnds,
@@ -70,7 +70,8 @@ def follow(
     Raises:
         ConflictError: another process held a lock for longer.
     """
-    ends, behind, foreign = compare_heads(store, catalog, _heads(store, catalog, wait_s))
+    heads = _heads(store, catalog, wait_s)
+    ends, behind, foreign = compare_heads(store, catalog, heads)
     if not write:
         return None if foreign or _can_follow(store, behind, ends) else ends
     for space in foreign:
@@ -85,6 +86,8 @@ def follow(
             _apply_new(store, catalog, space, head, wait_s=wait_s)
         except LOG_ERRORS as error:
             ends.unknown[space] = ended(error, space, _last(catalog, space))
+    if heads and not any(heads.values()) and not catalog.is_in_memory:
+        _warn_of_missing(store, catalog)
     return ends
 
 
@@ -120,6 +123,22 @@ def stand_in(store: "Store", catalog: Catalog | None, present: Catalog) -> tuple
         _LOG.info("the store is read in place of the catalog (%s)", error.message)
         return replay_in_memory(store)
     return overlaid, _advance(store, overlaid) if overlaid.is_in_memory else ends
+
+
+def _warn_of_missing(store: "Store", catalog: Catalog) -> None:
+    """Warn of objects that are not there, once a catalog was made: the store may be a copy."""
+    with catalog.begin() as session:
+        named = lookups.object_digests(session)
+    missing = sorted(digest for digest in named if not store.has(digest))
+    if missing:
+        _LOG.warning(
+            "%s that records name %s not in the store (%s): if it is a copy, it is not whole. "
+            "`share-registry verify` names what depends on them, `share-registry repair --from "
+            "DIRECTORY` brings them back.",
+            count(len(missing), "object"),
+            "is" if len(missing) == 1 else "are",
+            first_and_more([digest[:12] for digest in missing], 3),
+        )
 
 
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:

@@ -178,3 +178,26 @@ def test_a_last_record_that_rotted_is_brought_back_where_the_catalog_knows_it(
 def test_a_place_without_a_store_is_refused(places: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(sr.NotFoundError, match="no registry"):
         _repair(places[0], tmp_path / "nowhere")
+
+
+def test_a_copy_that_is_not_whole_is_told_to_its_first_writer(
+    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Objects that were copied before the records may lack some."""
+    _, copy = places
+    for catalog in copy.glob("catalog.sqlite*"):
+        catalog.unlink()
+    with sr.Registry.open(copy, mode="w"):
+        pass
+    assert "not whole" not in caplog.text
+    _remove(copy, next(name for name in _files(copy) if name.startswith("objects/")))
+    for catalog in copy.glob("catalog.sqlite*"):
+        catalog.unlink()
+    with sr.Registry.open(copy, mode="w") as registry:
+        registry.spaces()
+    assert "1 object that records name is not in the store" in caplog.text
+    assert "repair --from" in caplog.text
+    caplog.clear()
+    with sr.Registry.open(copy, mode="w") as registry:
+        registry.spaces()
+    assert "not whole" not in caplog.text

@@ -406,6 +406,11 @@ def named_objects(session: Session, digests: Collection[Digest]) -> set[Digest]:
     }
 
 
+def object_digests(session: Session) -> set[Digest]:
+    """Return every object that a record or a note names."""
+    return set(map(Digest, session.scalars(select(ObjectRow.digest).distinct())))
+
+
 def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int]]:
     """Return (out, in, experts) of every factored module of a space."""
     return {
