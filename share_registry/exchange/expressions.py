@@ -13,6 +13,7 @@ References back to a group are the one thing that cannot be matched so. They, an
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -161,12 +162,19 @@ def compile_expression(text: str, work: Work) -> Expression:
     """
     work.spend(_STEPS_TO_COMPILE + 16 * len(text))
     try:
-        re.compile(text)
+        _compile(text)
     except (re.error, OverflowError) as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
         raise UnboundedExpressionError(_TOO_DEEP) from error
     return Expression(text=text, part=_Parser(text).parse(), work=work)
+
+
+def _compile(text: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+    with warnings.catch_warnings():
+        # what may mean something else in a later Python means today what PEFT reads today
+        warnings.simplefilter("ignore", FutureWarning)
+        return re.compile(text, flags)
 
 
 def compile_ending(text: str, work: Work) -> Ending:
@@ -185,7 +193,7 @@ def compile_layer(name: str, work: Work) -> LayerNumber:
     if not is_plain(name):
         raise UnboundedExpressionError("more than letters, digits and dots")
     work.spend(_STEPS_TO_COMPILE)
-    return LayerNumber(regex=re.compile(rf"(?:^|.*?\.){name}\.(?P<index>\d+)\."), work=work)
+    return LayerNumber(regex=re.compile(rf"(?:^|.*?\.){name}\.(?P<index>\d{{1,18}})\."), work=work)
 
 
 def is_plain(text: str) -> bool:
@@ -277,7 +285,7 @@ class _Parser:
         is_letter = token["letter"] or token["escaped"]
         if token["letters"] or (is_letter and self._ignore_case):
             flags = re.IGNORECASE if self._ignore_case else re.NOFLAG
-            return _Letters(re.compile(token[0], flags))
+            return _Letters(_compile(token[0], flags))
         if token["edge"]:
             return _EDGES[token["edge"]]
         if not token["open"]:

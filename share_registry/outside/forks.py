@@ -27,6 +27,8 @@ class _Transactions:
         self.open: Counter[tuple[int, str]] = Counter()
         self.inherited: set[str] = set()
         self.forks = 0
+        # the thread that forks at this moment, once it has the condition
+        self.forking: int | None = None
 
     def begin(self, file: str) -> None:
         """Count a transaction, behind the forks that wait unless it is inside another one."""
@@ -50,20 +52,23 @@ class _Transactions:
         """Wait for other threads, and let none begin until the fork is done."""
         this = threading.get_ident()
         self.condition.acquire()
-        self.forks += 1
+        # an interrupt before this line leaves nothing for the hook behind the fork to undo
+        self.forks, self.forking = self.forks + 1, this
         self.condition.wait_for(
             lambda: all(thread == this for thread, _ in self.open), timeout=_PATIENCE_S
         )
 
     def after_fork_in_parent(self) -> None:
         """Let the other threads go on."""
-        self.forks -= 1
+        if self.forking != threading.get_ident():
+            return
+        self.forks, self.forking = self.forks - 1, None
         self.condition.notify_all()
         self.condition.release()
 
     def after_fork_in_child(self) -> None:
         """Begin anew: the threads are gone, and with them who would release the lock."""
-        self.condition, self.forks = threading.Condition(), 0
+        self.condition, self.forks, self.forking = threading.Condition(), 0, None
         self.inherited |= {file for _, file in self.open}
         self.open.clear()
 

@@ -160,12 +160,13 @@ class Context:
     def reading(self) -> Iterator[Session]:
         """Open a read transaction on a catalog that has everything the store had at this moment.
 
-        Waits for no writer, whatever that is doing.
+        Waits for no writer in another process, whatever that is doing.
         """
         with self.catalog.keep_connection():
-            self._answer()
-            with self.catalog.begin() as session:
-                mark_unknown(session, self.ends.unknown)
+            # another thread may set both meanwhile
+            catalog, ends = self._answer()
+            with catalog.begin() as session:
+                mark_unknown(session, ends.unknown)
                 yield session
 
     def catch_up(self) -> None:
@@ -192,7 +193,7 @@ class Context:
             self.kept = self.open_kept(WAIT_S)
         return self.kept
 
-    def _answer(self) -> None:
+    def _answer(self) -> tuple[Catalog, LogEnds]:
         """Let that catalog answer which has every record: the one that is kept, or a stand-in."""
         self._require_open()
         with self.locked():
@@ -202,6 +203,7 @@ class Context:
             else:
                 self.catalog, ends = stand_in(self.store, self.kept, self.catalog)
             self._set_ends(ends)
+            return self.catalog, ends
 
     def _follow_briefly(self) -> LogEnds | None:
         """Bring the catalog that is kept up to the store; None where it cannot be written now."""

@@ -7,7 +7,7 @@ free, replace, read, and list.
 
 import threading
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import ClassVar
@@ -28,6 +28,7 @@ from share_registry.store.protocol import (
     Store,
     check_bytes,
     check_limit,
+    check_numbers,
     check_object,
     check_size,
     identity_of,
@@ -150,6 +151,13 @@ class BlobStore(Store):
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
         with self._translating():
             return self.read(record_name(space, number))
+
+    @override
+    def first_record(
+        self, space: SpaceName, numbers: Sequence[CommitNumber]
+    ) -> CommitNumber | None:
+        present = {*self.numbers(space)}
+        return next((n for n in check_numbers("numbers", numbers) if n in present), None)
 
     @override
     def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:

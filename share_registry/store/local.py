@@ -201,11 +201,22 @@ class LocalStore(Store):
         self._require_writable()
         path = self._root / f"{_HEAD}{space_name(space)}"
         check_head("head", head)
+        present = self.kept_head(space)
         if head is None:
             self._outside.remove(path)
-            return
-        with self._temporary(_head_bytes(space, head), "head") as temporary:
-            self._outside.replace(temporary, path)
+        else:
+            with self._temporary(_head_bytes(space, head), "head") as temporary:
+                self._outside.replace(temporary, path)
+        if present is not None and (head is None or head.number < present.number):
+            # one that came back would name records that were given up
+            self._outside.sync_directory(self._root)
+
+    @override
+    def kept_heads(self) -> dict[SpaceName, KeptHead]:
+        names = (name for name in self._outside.names(self._root) if name.startswith(_HEAD))
+        spaces = filter(is_space_name, (name.removeprefix(_HEAD) for name in names))
+        heads = {SpaceName(space): self.kept_head(SpaceName(space)) for space in spaces}
+        return {space: head for space, head in heads.items() if head is not None}
 
     @override
     def kept_head(self, space: SpaceName) -> KeptHead | None:

@@ -174,6 +174,10 @@ class Store(Protocol):
         """Return what `keep_head` noted last; None where nothing is known."""
         return None
 
+    def kept_heads(self) -> dict[SpaceName, KeptHead]:
+        """Return what `keep_head` noted of every space, also of those that have no record."""
+        return {}
+
     def sync_log(self, space: SpaceName) -> None:
         """Make the records of a space durable that somebody else published.
 

@@ -113,6 +113,17 @@ def test_a_log_that_ends_before_what_the_catalog_knows_is_refused(root: Path) ->
         registry.audit()
 
 
+def test_a_last_record_that_the_catalog_contradicts_is_refused(root: Path) -> None:
+    for note in root.glob("catalog.sqlite.head-*"):
+        note.unlink()
+    _rewrite_last(root)
+    with (
+        sr.Registry.open(root, mode="r") as registry,
+        pytest.raises(sr.IntegrityError, match="c5 of space"),
+    ):
+        registry.audit()
+
+
 def test_a_changed_catalog_is_not_believed(root: Path) -> None:
     connection = sqlite3.connect(root / "catalog.sqlite")
     connection.execute("UPDATE sr_commits SET author = 'mallory', message = 'nothing'")

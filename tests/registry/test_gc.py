@@ -293,3 +293,48 @@ def test_the_demo_adapters_are_all_needed(registry: sr.Registry) -> None:
 def test_days_of_grace_are_a_number(registry: sr.Registry, days: float) -> None:
     with pytest.raises(sr.InvalidInputError, match="grace_days"):
         registry.gc(grace_days=days)
+
+
+def test_an_adapter_object_whose_bytes_were_committed_as_a_file_too_stays_whole(
+    registry: sr.Registry, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The space that is followed first names it as an attachment, which refers to nothing."""
+    registry.create_space("victim", base_model="acme/victim")
+    folder = _with_head(folders["t00"], tmp_path)
+    registry.commit(folder, task="v", space="victim", allow_base_mismatch=True)
+    with registry.context.reading() as session:
+        from share_registry.catalog.queries import lookups
+
+        (row,) = lookups.all_versions(session)
+    (folders["t01"] / "notes.txt").write_bytes(registry.context.store.get(row.adapter_digest))
+    registry.create_space("aaa", base_model="acme/tiny")
+    registry.commit(folders["t01"], task="a", space="aaa")
+    before = _objects(registry)
+    assert _collect(registry).garbage == ()
+    assert _objects(registry) == before
+
+
+def test_nothing_is_removed_where_a_log_is_gone_of_which_the_end_was_noted(
+    registry: sr.Registry, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    registry.commit(folders["t00"], task="t00")
+    registry.create_space("second", base_model="acme/other")
+    registry.close()
+    store = tmp_path / "registry"
+    shutil.rmtree(store / "spaces" / "tiny")
+    (store / "catalog.sqlite").unlink()
+    with (
+        sr.Registry.open(store, mode="w") as again,
+        pytest.raises(sr.ShareRegistryError, match="tiny"),
+    ):
+        _collect(again)
+
+
+def test_what_a_living_writer_has_in_tmp_stays_whatever_the_grace(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
+    registry.create_space("tiny", base_model="acme/tiny")
+    path = tmp_path / "registry" / "tmp" / "unfinished"
+    path.write_bytes(b"half")
+    assert _collect(registry).litter == ()
+    assert path.exists()

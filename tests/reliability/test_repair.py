@@ -4,10 +4,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import share_registry as sr
+from share_registry.registry.maintenance import repair as maintenance
 from share_registry.values.repairs import RepairReport
 from tests.cli.tiny import SPACE
 from tests.reliability.registries import adapters
@@ -153,6 +155,54 @@ def test_logs_that_have_diverged_are_left_alone(places: tuple[Path, Path]) -> No
     assert by_name[f"{SPACE}/@c2"] == ""
     assert "diverged" in by_name[f"{SPACE}/@c8"]
     assert _files(root) == before | {f"{LOG}/{2:020d}.json": _record(copy, 2).read_bytes()}
+
+
+def test_of_logs_that_diverged_long_ago_nothing_behind_that_is_touched(
+    places: tuple[Path, Path],
+) -> None:
+    """A record that rotted where the two have nothing in common any more is of no copy."""
+    root, copy = places
+    for place, task in ((root, "t2"), (copy, "t3")):
+        with sr.Registry.open(place) as registry:
+            for alias in ("one", "two", "three"):
+                registry.set_alias(f"{task}@v1", alias)
+    for catalog in root.glob("catalog.sqlite*"):
+        catalog.unlink()
+    _write(_record(root, 8), b"rotten")
+    before = _files(root)
+    report = _repair(root, copy)
+    assert "diverged" in {file.name: file.refused for file in report.files}[f"{SPACE}/@c8"]
+    assert _files(root) == before
+
+
+def test_a_record_that_changed_since_it_was_looked_at_is_left(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, copy = places
+    _write(_record(root, 3), b"rotten")
+    sound = _record(copy, 3).read_bytes()
+    real = maintenance._publish
+
+    def late(*arguments: Any) -> None:
+        # somebody else was faster
+        _write(_record(root, 3), sound)
+        real(*arguments)
+
+    monkeypatch.setattr(maintenance, "_publish", late)
+    with pytest.raises(sr.ConflictError, match="changed meanwhile"):
+        _repair(root, copy)
+    assert _record(root, 3).read_bytes() == sound
+    assert not (root / "quarantine").exists()
+
+
+def test_a_hole_of_millions_of_records_is_told_at_once(places: tuple[Path, Path]) -> None:
+    root, copy = places
+    (root / LOG / f"{10**12:020d}.json").write_bytes(b"{}")
+    with sr.Registry.open(root, mode="r") as registry:
+        report = registry.verify("quick", raise_on_damage=False)
+    assert not report.ok
+    assert len(report.findings) < 200
+    assert not _repair(root, copy, dry_run=True).ok
 
 
 def test_records_that_are_only_newer_in_the_copy_stay_there(places: tuple[Path, Path]) -> None:

@@ -59,7 +59,7 @@ def audit(context: Context, query: AuditQuery) -> AuditReport:
             raise error
         with catalog.begin() as session:
             heads = lookups.heads(session)
-            _check_ends(heads, {space: indexed[space] for space in spaces if space in indexed})
+            _check_ends(session, {space: indexed[space] for space in spaces if space in indexed})
             behind = {} if anchor is None else _ancestors(session, context, anchor, query.space)
             rows = log(
                 session,
@@ -100,15 +100,16 @@ def _spaces(names: list[SpaceName], space: str | None) -> list[SpaceName]:
     return [SpaceName(space)]
 
 
-def _check_ends(heads: Mapping[SpaceName, Head], indexed: Mapping[SpaceName, Head]) -> None:
-    """Check that no log ends before what the catalog knows of it. Raises IntegrityError."""
+def _check_ends(session: Session, indexed: Mapping[SpaceName, Head]) -> None:
+    """Check that every log has the last commit that the catalog knows. Raises IntegrityError."""
     for space, head in indexed.items():
+        commit_id = lookups.commit_id(session, space, head.number)
         ensure(
-            space in heads and heads[space].number >= head.number,
+            commit_id == head.id,
             IntegrityError(
-                f"record c{head.number} of space {space} is not in the store, though the catalog "
-                f"knows it ({head.id[:8]}).",
-                hint="Bring it back from a copy of the store: `share-registry repair`.",
+                f"record c{head.number} of space {space} is {(commit_id or 'not there')[:12]} in "
+                f"the store, the catalog knows it as {head.id[:12]}.",
+                hint="Run verify, which tells which of them is wrong.",
             ),
         )
 

@@ -9,6 +9,7 @@ little, as only they say what there is. Then it checks and tells what is its own
 space names, and the objects whose digests, fall to it; a version goes with its adapter object.
 """
 
+from itertools import pairwise
 from typing import Final
 
 from share_registry.catalog.queries import lookups
@@ -45,6 +46,8 @@ from share_registry.registry.context import Context
 from share_registry.values.checks import Outcome, VerifyReport
 from share_registry.values.shards import Shard
 
+# Missing records that are named one by one, of those between two that are there
+_LISTED_OF_HOLE: Final = 100
 LEVELS: Final = ("quick", "data", "deep")
 # By what it means: the error that is raised for it, and the next step
 _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
@@ -152,9 +155,15 @@ def require_sound(report: VerifyReport) -> None:
 
 def _check_log(walk: Walk, space: SpaceName) -> None:
     numbers = walk.store.numbers(space)
-    for number in sorted({*range(1, max(numbers, default=0) + 1)} - {*numbers}):
-        ref = f"{space}/@c{number}"
-        walk.add_of_log(space, "REC-03", ref, "the record is not in the store.")
+    for before, after in pairwise([0, *numbers]):
+        listed = range(before + 1, min(after, before + _LISTED_OF_HOLE + 1))
+        for number in listed:
+            ref = f"{space}/@c{number}"
+            walk.add_of_log(space, "REC-03", ref, "the record is not in the store.")
+        if listed and listed.stop < after:
+            ref = f"{space}/@c{listed.stop}"
+            message = f"nor are those behind it up to c{after - 1} in the store."
+            walk.add_of_log(space, "REC-03", ref, message)
     parent = sha256(walk.store.format_bytes())
     for number in numbers:
         ref, content = f"{space}/@c{number}", b""

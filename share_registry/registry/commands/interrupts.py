@@ -84,6 +84,7 @@ def note_attempt(record: Record, content: bytes) -> None:
 def _look_up(context: Context, attempts: Sequence[_Attempt]) -> CommitInterrupted:
     landed: dict[str, str] = {}
     words: list[str] = []
+    unknown: tuple[str, str] | None = None
     for attempt in attempts:
         name = f"{attempt.space}/@c{attempt.number}"
         try:
@@ -93,12 +94,14 @@ def _look_up(context: Context, attempts: Sequence[_Attempt]) -> CommitInterrupte
             # the interrupt may have come before this
             context.store.sync_log(attempt.space)
         except ShareRegistryError as error:
-            return CommitInterrupted(
-                f"whether {name} ({attempt.kind}) was committed is not known: {error.message}",
-                landed=landed,
-                unknown=attempt.key,
-            )
+            doubt = f"whether {name} ({attempt.kind}) was committed is not known: {error.message}"
+            unknown = unknown or (doubt, attempt.key)
+            continue
         landed[attempt.key] = name
         words.append(f"{name} ({attempt.kind})")
     said = f"{', '.join(words)} had been committed." if words else "nothing was committed."
-    return CommitInterrupted(said, landed=landed)
+    if unknown is None:
+        return CommitInterrupted(said, landed=landed)
+    doubt, key = unknown
+    said = f"{said} {doubt[0].upper()}{doubt[1:]}" if words else doubt
+    return CommitInterrupted(said, landed=landed, unknown=key)

@@ -11,10 +11,12 @@ COM-11). A catalog elsewhere that knows the old one notices, since its head is n
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.errors import (
     FormatError,
     IntegrityError,
@@ -26,7 +28,13 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.format.canonical import parse_foreign, sha256
-from share_registry.names import CommitNumber, Digest, SpaceName, digest as checked_digest
+from share_registry.names import (
+    CommitNumber,
+    Digest,
+    SpaceName,
+    digest as checked_digest,
+    first_and_more,
+)
 from share_registry.registry.context import Context
 from share_registry.registry.log_ends import LogError
 from share_registry.registry.sync import fill_again, sound_end
@@ -81,8 +89,8 @@ def give_up(context: Context, space: SpaceName, last: CommitNumber) -> int:
         FormatError: what follows is of a later release, and not damaged.
     """
     context.require_writable()
-    with context.locked(), context.catalog.begin(write=True, space=space) as session:
-        store = context.store
+    store = context.store
+    with context.locked(), _writing(context, space) as session:
         numbers, head = store.numbers(space), lookups.head(session, space)
         ensure(
             numbers or head is not None,
@@ -91,7 +99,8 @@ def give_up(context: Context, space: SpaceName, last: CommitNumber) -> int:
             ),
         )
         end, damage = sound_end(store, space)
-        if _is_disputed(context, space, head) and last == end - 1:
+        is_last = head is not None and head.number == end
+        if is_last and _is_disputed(context, space, head) and last == end - 1:
             # the catalog knows another last record, and a person says that it is right
             end = last
         _check_end(space, last, end, damage)
@@ -141,20 +150,31 @@ def set_aside_objects(context: Context, digests: Sequence[str], *, force: bool) 
         digests, InvalidInputError("no object is named.", hint="`verify` names what is damaged.")
     )
     checked = [checked_digest(digest) for digest in dict.fromkeys(digests)]
-    sound = [digest for digest in checked if _is_sound(context, digest)]
-    if sound and not force:
-        more = f" and {len(sound) - _LISTED} more" if len(sound) > _LISTED else ""
-        raise RefusedError(
-            f"{count(len(sound), 'object is', 'objects are')} sound: "
-            f"{', '.join(sound[:_LISTED])}{more}. Nothing was moved.",
-            hint="Name damaged ones alone, or give force=True.",
-        )
     place = new_place(context)
     names = [object_name(digest) for digest in checked]
-    for name in names:
-        context.store.set_aside(name, place)
+    # under the lock that publishing takes: what a writer saw there stays until its record names it
+    with context.locked(), _writing(context, None):
+        sound = [digest for digest in checked if _is_sound(context, digest)]
+        ensure(
+            force or not sound,
+            RefusedError(
+                f"{count(len(sound), 'object is', 'objects are')} sound: "
+                f"{first_and_more(sound, _LISTED)}. Nothing was moved.",
+                hint="Name damaged ones alone, or give force=True.",
+            ),
+        )
+        for name in names:
+            context.store.set_aside(name, place)
     context.forget_decoded()
     return Quarantine(place=f"quarantine/{place}", moved=tuple(names))
+
+
+@contextmanager
+def _writing(context: Context, space: SpaceName | None) -> Iterator[Session]:
+    """Begin a transaction on the catalog that is kept: other writers wait, and stand-ins do not."""
+    context.catalog = context.lockable()
+    with context.catalog.begin(write=True, space=space) as session:
+        yield session
 
 
 def _check_end(

@@ -36,6 +36,8 @@ _LOG: Final = logging.getLogger(__name__)
 _DAY_S: Final = 86_400.0
 # Objects removed under one lock: some 10 ms, for which writers wait
 _AT_ONCE: Final = 256
+# A file in `tmp` may be of a writer that goes on, whatever the grace
+_UNFINISHED_S: Final = 3_600.0
 
 
 def collect_garbage(
@@ -102,16 +104,18 @@ def _check_ends(context: Context, reach: Reach) -> None:
     """Check that no log has lost its end, as far as the catalog can tell. Raises RefusedError."""
     with context.lockable().begin() as session:
         heads = lookups.heads(session)
+    noted = context.store.kept_heads()
     lost = [
-        f"{space}/@c{head.number} ({head.id[:8]})"
-        for space, head in heads.items()
-        if space not in reach.heads or reach.heads[space][0] < head.number
+        f"{space}/@c{end.number} ({end.id[:8]})"
+        for ends in (heads, noted)
+        for space, end in ends.items()
+        if space not in reach.heads or reach.heads[space][0] < end.number
     ]
     ensure(
         not lost,
         RefusedError(
-            f"nothing is removed while records are missing: {first_and_more(lost)}, which the "
-            "catalog knows.",
+            f"nothing is removed while records are missing that were published: "
+            f"{first_and_more([*dict.fromkeys(lost)])}.",
             hint="Bring them back from a copy of the store.",
         ),
     )
@@ -167,7 +171,7 @@ def _plan(context: Context, reach: Reach, grace_days: float, progress: Progress)
         litter=tuple(
             Garbage(name=name, size=size, age_days=(now_s - time_s) / _DAY_S)
             for name, size, time_s in store.litter()
-            if time_s <= before_s
+            if time_s <= min(before_s, now_s - _UNFINISHED_S)
         ),
     )
 

@@ -22,6 +22,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.arguments import Progress, ignore_progress
+from share_registry.registry.log_ends import hole, probes
 from share_registry.store.protocol import Store
 
 # Roles of objects that may refer to others
@@ -34,11 +35,14 @@ class Reach:
 
     Attributes:
         objects: Every one, with those that others refer to.
+        followed: The objects that were read for what they refer to, each with its role.
         heads: By space, number and id of the last record that was followed.
     """
 
     store: Store
     objects: set[Digest] = field(default_factory=set)
+    # in which role: the bytes of an attachment may be an adapter object as well
+    followed: set[tuple[Digest, str]] = field(default_factory=set)
     heads: dict[SpaceName, tuple[CommitNumber, Digest]] = field(default_factory=dict)
 
     def follow(self, progress: Progress = ignore_progress) -> None:
@@ -56,7 +60,8 @@ class Reach:
     def _new_records(self, space: SpaceName, progress: Progress) -> Iterator[Record]:
         """Yield the records behind the last, each checked to follow the one before it."""
         number, parent = self.heads.get(space, (0, sha256(self.store.format_bytes())))
-        last = max(self.store.numbers(space), default=0)
+        # listed once: later the numbers further and further behind are probed, as writers wait
+        last = 0 if space in self.heads else max(self.store.numbers(space), default=0)
         while (content := self.store.record(space, CommitNumber(number + 1))) is not None:
             number += 1
             progress(f"records of {space}", number, max(number, last))
@@ -68,21 +73,18 @@ class Reach:
             parent = sha256(content)
             self.heads[space] = CommitNumber(number), parent
             yield record
-        ensure(
-            last <= number,
-            IntegrityError(
-                f"record c{number + 1} of space {space} is not in the store, though c{last} is."
-            ),
-        )
+        if last <= number:
+            last = self.store.first_record(space, probes(CommitNumber(number + 1))) or 0
+        if last > number + 1:
+            raise hole(space, number + 1, last)
 
     def _reach(self, named: Iterator[tuple[Digest, str]]) -> None:
         """Add objects and, one after another, those that they refer to."""
         pending = [*named]
         for digest, role in pending:
-            if digest in self.objects:
-                continue
             self.objects.add(digest)
-            if role in _REFERRING:
+            if role in _REFERRING and (digest, role) not in self.followed:
+                self.followed.add((digest, role))
                 pending += _references(self.store.get(digest), role)
 
 
@@ -90,8 +92,9 @@ def _references(content: bytes, role: str) -> list[tuple[Digest, str]]:
     """Return the objects that an object refers to, with their roles. Raises IntegrityError."""
     if role == "note":
         return [*objects_of_note(Note.from_bytes(content))]
-    if description(content, subject="object").get("kind") != "adapter":
+    if description(content, subject="object").get("kind") == "basis":
         return []
+    # a kind that is not known may refer to anything: this refuses it
     header = adapter_object.header(content)
     # a source is an adapter or a basis, which says so itself
     sources = [*header.sources, *filter(None, [header.previous])]

@@ -5,7 +5,8 @@ says that it is the right one: it stands in the copy's log, which begins with th
 sound up to there, and nothing here says otherwise. Where two sound logs differ, neither is damage:
 they have diverged, and nothing of that space is touched.
 
-What is damaged here is moved to `quarantine` before a record takes its place, never deleted.
+A damaged record is moved to `quarantine` before another takes its place; a damaged object, of which
+nothing can be wanted but the bytes of its digest, is replaced by them.
 """
 
 import logging
@@ -24,7 +25,6 @@ from share_registry.errors import (
     InvalidInputError,
     NotFoundError,
     ShareRegistryError,
-    StoreError,
     ensure,
 )
 from share_registry.format.canonical import sha256
@@ -90,7 +90,7 @@ def _repair_objects(
         name = f"object {digest}"
         if name in done:
             continue
-        content = _read(copy, digest)
+        content = _object_if_sound(copy, digest)
         if content is not None and not dry_run:
             context.store.put(content, digest)
             context.outside.at("repair.object")
@@ -120,10 +120,11 @@ def _lost_objects(walk: Walk) -> list[Digest]:
     return sorted(digest for digest, fault in walk.faults.items() if fault.code in _LOST)
 
 
-def _read(copy: Store, digest: Digest) -> bytes | None:
+def _object_if_sound(copy: Store, digest: Digest) -> bytes | None:
+    """Return an object of the copy, None where it has none that is sound. Raises StoreError."""
     try:
         return copy.get(digest)
-    except (NotFoundError, IntegrityError, StoreError):
+    except (NotFoundError, IntegrityError):
         return None
 
 
@@ -134,34 +135,40 @@ def _repair_logs(context: Context, copy: Store, *, dry_run: bool) -> dict[str, R
         heads = lookups.heads(session)
     is_same = copy.identity == store.identity
     place, files = new_place(context), {}
-    for space in sorted({*store.spaces(), *heads}):
+    for space in sorted({*store.spaces(), *heads, *store.kept_heads()}):
         ends = [end for end in (heads.get(space), store.kept_head(space)) if end is not None]
-        log = _TwoLogs.of(store, copy if is_same else None, space, ends)
-        for number, refused in log.damage():
-            content = b"" if refused else log.right[number - 1]
+        logs = _TwoLogs.of(store, copy if is_same else None, space, ends)
+        for number, refused in logs.damage():
+            content = b"" if refused else logs.right[number - 1]
             if not refused and not dry_run:
-                _publish(context, space, number, content, place)
+                _publish(context, space, number, content, logs.own.get(number), place)
             ref = f"{space}/@c{number}"
             files[ref] = Repaired(name=ref, size=len(content), refused=refused, refs=(ref,))
     return files
 
 
 def _publish(
-    context: Context, space: SpaceName, number: CommitNumber, content: bytes, place: str
+    context: Context,
+    space: SpaceName,
+    number: CommitNumber,
+    content: bytes,
+    present: bytes | None,
+    place: str,
 ) -> None:
-    """Publish a record in place of one that is damaged, while writers of the space wait."""
+    """Publish a record in place of one that is damaged, while writers of the space wait.
+
+    Raises ConflictError where that is not there any more as it was.
+    """
     store = context.store
+    changed = ConflictError(
+        f"record c{number} of space {space} changed meanwhile.", hint="Run it again."
+    )
     with context.locked(), context.lockable().begin(write=True, space=space):
+        ensure(_record_if_whole(store, space, number) == present, changed)
         if number in store.numbers(space):
             store.set_aside(record_name(space, number), place)
         context.outside.at("repair.record")
-        ensure(
-            store.publish(space, number, content),
-            ConflictError(
-                f"somebody else published c{number} of space {space} meanwhile.",
-                hint="Run it again.",
-            ),
-        )
+        ensure(store.publish(space, number, content), changed)
     _LOG.info("brought back record c%d of space %s", number, space)
 
 
@@ -170,10 +177,11 @@ class _TwoLogs:
     """The log of a space here, and that of a copy.
 
     Attributes:
-        own: Records here by number, None where one is missing or cannot be read.
+        own: Records here by number, None where one is missing or no whole file.
         right: Records of the copy, in order, as far as they follow each other.
         ends: The last commit as the catalog knows it, and as the store noted it, if they do.
-        agreed: The last number under which both have the same: the chain vouches for all before.
+        agreed: The last number up to which the chain says that the copy has the right records:
+            both have the same there, or the next one here follows the copy's.
     """
 
     own: dict[CommitNumber, bytes | None]
@@ -185,49 +193,58 @@ class _TwoLogs:
     def of(
         cls, store: Store, copy: Store | None, space: SpaceName, ends: Sequence[Head | KeptHead]
     ) -> "_TwoLogs":
-        """Read both; without a copy of the same registry, the one here."""
-        last = max([*store.numbers(space), *(end.number for end in ends)], default=0)
-        own = {
-            CommitNumber(number): _record(store, space, CommitNumber(number))
-            for number in range(1, last + 1)
-        }
+        """Read both; without a copy of the same registry, the one here.
+
+        Raises StoreError where a record here cannot be read: it may be sound.
+        """
         right = [] if copy is None else [*_following(copy, space)]
-        same = [number for number in own if own[number] in right[number - 1 : number]]
-        same += [
-            end.number for end in ends if end.id in map(sha256, right[end.number - 1 : end.number])
+        last = max([*store.numbers(space), *(end.number for end in ends)], default=0)
+        # of a log that goes on behind the copy no hole is looked for: what is in it is not there
+        numbers = {*store.numbers(space), *range(1, min(last, len(right)) + 1)}
+        numbers.update(end.number for end in ends)
+        own = {
+            number: _record_if_whole(store, space, number)
+            for number in map(CommitNumber, sorted(numbers))
+        }
+        ids = [*map(sha256, right)]
+        agreed = [number for number in own if own[number] in right[number - 1 : number]]
+        agreed += [end.number for end in ends if end.id in ids[end.number - 1 : end.number]]
+        agreed += [
+            CommitNumber(number - 1)
+            for number, content in own.items()
+            if number > 1 and _parent_of(content) in ids[number - 2 : number - 1]
         ]
-        return cls(own=own, right=right, ends=ends, agreed=max(same, default=0))
+        return cls(own=own, right=right, ends=ends, agreed=max(agreed, default=0))
 
     def damage(self) -> Iterator[tuple[CommitNumber, str]]:
         """Yield what is damaged or missing here, each with why it is not brought back."""
+        has_diverged = self._has_diverged()
         for number, content in self.own.items():
             right = self.right[number - 1] if number <= len(self.right) else None
             if content is not None and content == right:
                 continue
-            is_sound = self._is_sound(number)
-            if right is not None and number > self.agreed and (is_sound or self._is_end(number)):
+            if number > self.agreed and has_diverged:
                 yield number, "the copy has another: the logs have diverged"
                 return
             if right is not None:
                 yield number, ""
-            elif not is_sound:
+            elif _parent_of(content) is None:
                 yield number, f"the copy has sound records of it up to c{len(self.right)}"
 
-    def _is_sound(self, number: CommitNumber) -> bool:
-        """Tell whether a record here follows the one before it, as far as the next one tells.
+    def _has_diverged(self) -> bool:
+        """Tell whether anything here says that the copy goes on with other records.
 
-        Where the next has another parent, it is this one that changed.
+        A record that can be read, or the end that was noted, where the two have nothing in common
+        any more.
         """
-        content, before, after = (self.own.get(CommitNumber(number + step)) for step in (0, -1, 1))
-        parent, next_parent = _parent_of(content), _parent_of(after)
-        if content is None or parent is None:
+        behind = range(self.agreed + 1, len(self.right) + 1)
+        if not behind:
             return False
-        is_behind = before is None or parent == sha256(before)
-        return is_behind and next_parent in (None, sha256(content))
-
-    def _is_end(self, number: CommitNumber) -> bool:
-        """Tell whether a record of this number was noted, and so another than that of the copy."""
-        return any(end.number == number for end in self.ends)
+        readable = [number for number, content in self.own.items() if _parent_of(content)]
+        return any(
+            number in behind or number == behind.stop
+            for number in (*readable, *(end.number for end in self.ends))
+        )
 
 
 def _parent_of(content: bytes | None) -> Digest | None:
@@ -238,10 +255,11 @@ def _parent_of(content: bytes | None) -> Digest | None:
         return None
 
 
-def _record(store: Store, space: SpaceName, number: CommitNumber) -> bytes | None:
+def _record_if_whole(store: Store, space: SpaceName, number: CommitNumber) -> bytes | None:
+    """Return a record, None where there is none or it is no whole file. Raises StoreError."""
     try:
         return store.record(space, number)
-    except (IntegrityError, StoreError):
+    except IntegrityError:
         return None
 
 
@@ -249,7 +267,7 @@ def _following(store: Store, space: SpaceName) -> Iterator[bytes]:
     """Yield the records of a log as long as each is sound and follows the one before it."""
     parent = sha256(store.format_bytes())
     for number in count(1):
-        content = _record(store, space, CommitNumber(number))
+        content = _record_if_whole(store, space, CommitNumber(number))
         if content is None:
             return
         try:
