@@ -221,12 +221,29 @@ def commit_of(text: str) -> int | str:
 def checkpoint_or_time(text: str) -> str:
     """Return what a file holds, a checkpoint, or a time as it is."""
     from share_registry.outside.files import Kind, Outside
+    from share_registry.values.audits import Checkpoint
 
     outside = Outside()
     file = outside.absolute(Path(text))
     if outside.kind(file) is not Kind.FILE:
+        ensure(
+            text[:1].isdigit(),
+            InvalidInputError(
+                f"{text!r} is no time, and no file.",
+                hint="Give a file with what `share-registry checkpoint` printed, or a time such as "
+                "2026-11-16.",
+            ),
+        )
         return text
-    return outside.read(file, limit=_LONGEST_CHECKPOINT).decode(errors="replace")
+    content = outside.read(file, limit=_LONGEST_CHECKPOINT).decode(errors="replace")
+    ensure(
+        Checkpoint.begins(content),
+        InvalidInputError(
+            f"file {text!r} holds no checkpoint.",
+            hint="Write it with `share-registry checkpoint > FILE`.",
+        ),
+    )
+    return content
 
 
 def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:

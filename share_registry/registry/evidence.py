@@ -11,6 +11,7 @@ version. `verify` compares whole catalogs with their logs.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,7 @@ from share_registry.names import (
 from share_registry.registry.context import AppliedRecord, Context
 from share_registry.registry.log_entries import read_note
 from share_registry.store.protocol import MAX_RECORD_BYTES
+from share_registry.values.policy import Policy
 from share_registry.values.references import ResolvedReference
 from share_registry.values.task_version import TaskVersion
 
@@ -158,6 +160,28 @@ def require_base(context: Context, space: SpaceName, base_model: str) -> None:
             hint=_HINT,
         ),
     )
+
+
+def require_policy(context: Context, session: Session, space: SpaceName, policy: Policy) -> Policy:
+    """Return the policy of a space once a record is seen to have given it.
+
+    Raises IntegrityError.
+    """
+    number, commit_id = lookups.policy_change(session, space)
+    body = _read(context, space, number, commit_id).members.get("policy")
+    recorded = {"pseudo_rank": None, "k": None, "phi": 0, "references": True, "refit": True}
+    recorded |= body if isinstance(body, dict) else {}
+    for member in fields(Policy):
+        claimed, said = getattr(policy, member.name), recorded.get(member.name)
+        ensure(
+            claimed == (float(said) if member.name == "budget" and said is not None else said),
+            IntegrityError(
+                f"the catalog says that {member.name} of the policy of space {space} is {claimed}, "
+                f"record c{number} says {said}.",
+                hint=_HINT,
+            ),
+        )
+    return policy
 
 
 def _with_earlier(session: Session, row: TaskVersion) -> list[TaskVersion]:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 # What keeps a log from being followed: damage, a later release, a system that refuses
 LogError: TypeAlias = IntegrityError | FormatError | StoreError
 LOG_ERRORS: Final = (IntegrityError, FormatError, StoreError)
-BRING_BACK: Final = "Bring the file back from a copy of the store."
+BRING_BACK: Final = (
+    "Bring the file back from a copy of the store: `share-registry repair --from DIRECTORY`."
+)
 _PROBES: Final = tuple(2**power for power in range(21))
 
 

@@ -12,7 +12,7 @@ from share_registry.values.commits import Commit
 from share_registry.values.sheet import Sheet, Shown, count
 
 _FIRST: Final = "share-registry checkpoint 1 of store "
-_STORE: Final = re.compile(rf"{_FIRST}([0-9a-f-]{{36}})")
+_STORE: Final = re.compile(rf"{_FIRST}([0-9a-f-]{{36}}), spaces: (\d{{1,9}})")
 _STATE: Final = re.compile(
     r"([a-z0-9][a-z0-9._-]{0,63})/@c([1-9]\d{0,15}) ([0-9a-f]{64}) (\d{4}-\S{1,40}Z)"
 )
@@ -53,7 +53,8 @@ class Checkpoint(Shown):
     @property
     def text(self) -> str:
         """The lines."""
-        return "\n".join([_FIRST + self.store, *(state.line for state in self.spaces)])
+        first = f"{_FIRST}{self.store}, spaces: {len(self.spaces)}"
+        return "\n".join([first, *(state.line for state in self.spaces)])
 
     @classmethod
     def of(cls, text: str) -> Self:
@@ -61,7 +62,7 @@ class Checkpoint(Shown):
         first, *lines = [line.strip() for line in text.strip().splitlines()] or [""]
         store, states = _STORE.fullmatch(first), [_STATE.fullmatch(line) for line in lines if line]
         ensure(
-            store is not None and all(states),
+            store is not None and all(states) and len(states) == int(store[2]),
             InvalidInputError("the text is no checkpoint.", hint=_SHAPE),
         )
         assert store is not None

@@ -60,7 +60,7 @@ class RepairReport(Shown):
         if not self.files:
             return Sheet(title="repair: nothing is damaged or missing")
         left = len(self.files) - self.repaired
-        rest = f"; {count(left, 'file is', 'files are')} not there in a sound state" if left else ""
+        rest = f"; {count(left, 'file', 'files')} not" if left else ""
         return Sheet(
             title=f"repair: {verb} {count(self.repaired, 'file')}, {size(self.bytes)}, from "
             f"{self.source}{rest}",
@@ -70,7 +70,7 @@ class RepairReport(Shown):
                         "file": short_ids(file.name),
                         "size>": size(file.size) if file.size else NOTHING,
                         "of": ", ".join(file.refs) or NOTHING,
-                        "not brought back": file.refused,
+                        "not brought back, as": file.refused,
                     }
                     for file in self.files
                 ),

@@ -145,6 +145,59 @@ def test_a_checkpoint_of_another_registry_is_refused(root: Path, tmp_path: Path)
         registry.audit(since=checkpoint)
 
 
+def test_a_damaged_space_is_not_left_out_of_a_checkpoint(root: Path) -> None:
+    _record(root, 1, "other").unlink()
+    for catalog in root.glob("catalog.sqlite*"):
+        catalog.unlink()
+    path = _record(root, 2)
+    os.chmod(path, 0o644)
+    path.write_bytes(b"rotten")
+    with sr.Registry.open(root, mode="r") as registry, pytest.raises(sr.IntegrityError):
+        registry.checkpoint()
+
+
+def test_a_checkpoint_that_lost_a_line_is_refused(root: Path) -> None:
+    with sr.Registry.open(root, mode="r") as registry:
+        lines = registry.checkpoint().text.splitlines()
+        with pytest.raises(sr.InvalidInputError):
+            registry.audit(since="\n".join(lines[:-1]))
+
+
+def test_a_policy_that_no_record_gave_is_not_committed_under(root: Path, tmp_path: Path) -> None:
+    connection = sqlite3.connect(root / "catalog.sqlite")
+    connection.execute("UPDATE sr_spaces SET budget = 0.9")
+    connection.commit()
+    connection.close()
+    with sr.Registry.open(root) as registry:
+        for verb in (
+            lambda: registry.commit(tmp_path / "adapters" / "t0", task="more", space=SPACE),
+            lambda: registry.space(SPACE).refit(force=True),
+            lambda: registry.prepare(tmp_path / "adapters" / "t0", task="more", space=SPACE),
+        ):
+            with pytest.raises(sr.IntegrityError, match="budget of the policy"):
+                verb()
+        registry.rebuild()
+        assert registry.commit(tmp_path / "adapters" / "t0", task="more", space=SPACE).created
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM sr_commits WHERE number = 5",
+        "UPDATE sr_spaces SET head = 99 WHERE name = 'tiny-model'",
+        "DROP TABLE sr_touches",
+    ],
+)
+def test_a_broken_catalog_is_not_called_sound(root: Path, statement: str) -> None:
+    connection = sqlite3.connect(root / "catalog.sqlite")
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with sr.Registry.open(root, mode="r") as registry:
+        assert not registry.verify("quick", raise_on_damage=False).ok
+
+
 @pytest.mark.parametrize("cut", [20, 60, 90, -3])
 def test_half_a_checkpoint_is_refused(root: Path, cut: int) -> None:
     with sr.Registry.open(root, mode="r") as registry:

@@ -19,10 +19,11 @@ from tests.registry.conftest import DEMO
 from tests.registry.plain import files
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MOST_QUESTIONS = 30
+MOST_QUESTIONS = 31
 """What a commit of one adapter asks its catalog, each 20 microseconds.
 
-Of the heads, of what it may refer to, and of what its record changes.
+Of the heads, of the record that gave the space its policy, of what it may refer to, and of what its
+record changes.
 """
 
 

@@ -226,7 +226,7 @@ def test_a_last_record_that_rotted_is_brought_back_where_the_catalog_knows_it(
 
 
 def test_a_place_without_a_store_is_refused(places: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(sr.NotFoundError, match="no registry"):
+    with pytest.raises(sr.NotFoundError, match="no store at"):
         _repair(places[0], tmp_path / "nowhere")
 
 
@@ -251,3 +251,24 @@ def test_a_copy_that_is_not_whole_is_told_to_its_first_writer(
     with sr.Registry.open(copy, mode="w") as registry:
         registry.spaces()
     assert "not whole" not in caplog.text
+
+
+def test_what_stands_in_the_place_of_an_object_is_kept_in_quarantine(
+    places: tuple[Path, Path],
+) -> None:
+    root, copy = places
+    before = _files(root)
+    first, second = [name for name in before if name.startswith("objects/")][:2]
+    _flip(root, first)
+    _remove(root, second)
+    (root / second).mkdir()
+    rotten = (root / first).read_bytes()
+    assert _repair(root, copy).ok
+    assert _files(root) == before
+    assert [path.read_bytes() for path in root.glob(f"quarantine/*/{first}")] == [rotten]
+    assert [path.is_dir() for path in root.glob(f"quarantine/*/{second}")] == [True]
+
+
+def test_a_store_is_no_copy_of_itself(places: tuple[Path, Path]) -> None:
+    with pytest.raises(sr.InvalidInputError, match="no copy of itself"):
+        _repair(places[0], places[0])

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     func,
+    or_,
     select,
     tuple_,
     union_all,
@@ -63,10 +64,20 @@ _SPACE_ROW: Final = select(SpaceRow.table).where(SpaceRow.name == SPACE)
 _LIVE_TASKS: Final = select(SpaceRow.live).where(SpaceRow.name == SPACE)
 _HEADS: Final = (
     select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time)
-    .join(CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head))
+    # also where somebody took that commit's row away: the head is compared with the store
+    .outerjoin(
+        CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
+    )
     .order_by(SpaceRow.name)
 )
 _HEAD: Final = _HEADS.where(SpaceRow.name == SPACE)
+_COMMIT_ID: Final = select(CommitRow.id).where(CommitRow.space == SPACE, CommitRow.number == AT)
+_POLICY_CHANGE: Final = (
+    select(CommitRow.number, CommitRow.id)
+    .where(CommitRow.space == SPACE, or_(CommitRow.kind == "create", CommitRow.kind == "policy"))
+    .order_by(CommitRow.number.desc())
+    .limit(1)
+)
 _COMMIT_OF_KEY: Final = select(CommitRow.number).where(
     CommitRow.space == SPACE, CommitRow.key == bindparam("key", type_=TEXT)
 )
@@ -194,8 +205,8 @@ def head(session: Session, space: str) -> Head | None:
 
 def commit_id(session: Session, space: str, number: int) -> Digest | None:
     """Return the id of a commit, None where there is none."""
-    query = select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number)
-    return cast("Digest | None", session.scalar(query))
+    asked = {"space": space, "at": number}
+    return cast("Digest | None", session.scalar(_COMMIT_ID, asked))
 
 
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
@@ -461,12 +472,10 @@ def metrics_of(session: Session, space: str, task: str, version: int) -> dict[st
     }
 
 
-def policy_change(session: Session, space: str) -> CommitNumber:
-    """Return the commit that set the policy a space has now."""
-    query = select(func.max(CommitRow.number)).where(
-        CommitRow.space == space, CommitRow.kind.in_(("create", "policy"))
-    )
-    return CommitNumber(session.execute(query).scalar_one())
+def policy_change(session: Session, space: str) -> tuple[CommitNumber, Digest]:
+    """Return number and id of the commit that set the policy a space has now."""
+    row = session.execute(_POLICY_CHANGE, {"space": space}).one()
+    return CommitNumber(row[0]), Digest(row[1])
 
 
 def digests_before(session: Session, space: str, task: str, number: int) -> set[str]:
@@ -529,7 +538,7 @@ def _annotations(
 
 
 def _head_of(row: Row[str, int, str, str]) -> Head:
-    return Head(number=CommitNumber(row[1]), id=Digest(row[2]), time=row[3])
+    return Head(number=CommitNumber(row[1]), id=Digest(row[2]), time=row[3] or "")
 
 
 @cache

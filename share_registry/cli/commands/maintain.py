@@ -214,8 +214,8 @@ def repair(*, from_: str, dry_run: bool) -> None:
     if not report.ok:
         left = len(report.files) - report.repaired
         raise IntegrityError(
-            f"{count(left, 'file is', 'files are')} damaged or missing still.",
-            hint="Repair it from another copy, or see what depends on it: verify.",
+            f"{count(left, 'file was', 'files were')} not brought back.",
+            hint="Another copy may have a sound one; `share-registry verify` names what needs it.",
         )
 
 

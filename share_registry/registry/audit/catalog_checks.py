@@ -80,9 +80,8 @@ def _compare_catalog(walk: Walk, catalog: Catalog, space: SpaceName, replayed: C
                     break
         else:
             return
-    except CatalogError:
-        # it is an index; that it cannot be read says nothing of the store
-        return
+    except CatalogError as error:
+        differences = [(f"catalog {catalog.safe_url}", f"cannot be read: {error.message}")]
     for subject, message in differences:
         walk.add(CODE, subject, message, outcome=Outcome.CATALOG)
 

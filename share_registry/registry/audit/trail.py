@@ -38,10 +38,11 @@ def checkpoint(context: Context, space: str | None) -> Checkpoint:
     """Return the ends of the logs; see `Registry.checkpoint`."""
     with context.reading() as session:
         heads = lookups.heads(session)
-        spaces = _spaces([*heads], space)
+        spaces = _spaces(sorted({*heads, *context.store.spaces()}), space)
         for name in spaces:
             # a state whose end is not known is none to hold anybody to
             lookups.require_newest(session, name)
+            context.require_end(name)
     return _checkpoint(context, {name: heads[name] for name in spaces})
 
 
@@ -136,7 +137,7 @@ def _ancestors(
             IntegrityError(
                 f"history was rewritten: {state.space}/@c{state.number} was {state.id[:12]} at the "
                 f"checkpoint, now it is {(commit_id or 'not there')[:12]}.",
-                hint="Compare with a copy of the store from before; `repair` brings records back.",
+                hint="Compare with a copy of the store from before.",
             ),
         )
     return {state.space: state.number for state in states}

@@ -53,7 +53,7 @@ LEVELS: Final = ("quick", "data", "deep")
 _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
     Outcome.DAMAGED: (
         IntegrityError,
-        "Bring the named files back from a copy of the store, then verify again.",
+        "Bring the named files back from a copy: `share-registry repair --from DIRECTORY`.",
     ),
     Outcome.CATALOG: (
         IntegrityError,

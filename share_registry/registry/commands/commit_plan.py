@@ -45,7 +45,7 @@ from share_registry.registry.commands.spaces import (
 )
 from share_registry.registry.commands.statements import check_shapes
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_recorded
+from share_registry.registry.evidence import require_policy, require_recorded
 from share_registry.values.task_version import TaskVersion
 
 
@@ -107,6 +107,8 @@ def plan_commit(
     """Find out what a commit is to do. Raises as `commit_sources`."""
     batch, options = request.batch, request.options
     target = find_target(session, context.store, batch.adapters.values(), space)
+    if not target.new:
+        require_policy(context, session, target.name, target.policy)
     parents = {
         task: _find_parents(session, target.name, adapter, request.each[task])
         for task, adapter in batch.adapters.items()

@@ -44,7 +44,7 @@ from share_registry.registry.commands.statements import (
     required_features,
 )
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_described, require_given
+from share_registry.registry.evidence import require_described, require_given, require_policy
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import overridden
 from share_registry.values.task_version import TaskVersion
@@ -298,7 +298,7 @@ def _encode_merged(
         for row, weight in zip(rows, weights, strict=True)
     ]
     with context.reading() as session:
-        policy = existing_target(session, space).policy
+        policy = require_policy(context, session, space, existing_target(session, space).policy)
         policy = overridden(policy, budget=options.budget, keep_original=False)
         present = lookups.current_basis(session, space) if policy.k else None
     basis = None

@@ -37,7 +37,7 @@ from share_registry.names import (
 )
 from share_registry.registry.context import Context
 from share_registry.registry.log_ends import LogError
-from share_registry.registry.sync import fill_again, sound_end
+from share_registry.registry.sync import fill_again, forgotten, sound_end
 from share_registry.store.protocol import (
     MAX_RECORD_BYTES,
     KeptHead,
@@ -66,7 +66,11 @@ def rebuild(context: Context, accept_loss: bool | str, *, space: str | None) -> 
         IntegrityError, FormatError: a log cannot be followed to its end.
     """
     if isinstance(accept_loss, bool):
-        return context.rebuild(accept_loss=accept_loss)
+        lost = forgotten(context.store, context.lockable()) if accept_loss else []
+        commits = context.rebuild(accept_loss=accept_loss)
+        for commit in lost:
+            _LOG.warning("forgotten: %s, which the store does not have", commit)
+        return commits
     state = _STATE.fullmatch(accept_loss)
     name = (state["space"] or space) if state is not None else None
     if state is None or name is None:

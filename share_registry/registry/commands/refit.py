@@ -70,7 +70,7 @@ from share_registry.registry.commands.statements import (
     required_features,
 )
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_recorded
+from share_registry.registry.evidence import require_policy, require_recorded
 from share_registry.registry.stored_config import described_versions, undescribed
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import MAX_BUDGET, Policy
@@ -91,7 +91,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         name = space_of(session, space)
         rows = live_versions(session, name)
         sample = lookups.last_absorbed(session, name, SAMPLE)
-        policy = existing_target(session, name).policy
+        policy = require_policy(context, session, name, existing_target(session, name).policy)
         present = lookups.current_basis(session, name)
     rows = described_versions(context, rows)
     require_recorded(context, rows)

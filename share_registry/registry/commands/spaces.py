@@ -124,7 +124,7 @@ def set_policy(
 
     def build(session: Session, place: Place) -> PolicyRecord | CommitNumber:
         if existing_target(session, name).policy == policy:
-            return lookups.policy_change(session, name)
+            return lookups.policy_change(session, name)[0]
         return PolicyRecord.model_validate(place | {"policy": _policy_body(policy)})
 
     context.require_writable()

@@ -5,15 +5,16 @@ says that it is the right one: it stands in the copy's log, which begins with th
 sound up to there, and nothing here says otherwise. Where two sound logs differ, neither is damage:
 they have diverged, and nothing of that space is touched.
 
-A damaged record is moved to `quarantine` before another takes its place; a damaged object, of which
-nothing can be wanted but the bytes of its digest, is replaced by them.
+What is damaged is moved to `quarantine` before what is sound takes its place, never deleted.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 from share_registry.catalog.queries import lookups
@@ -24,6 +25,7 @@ from share_registry.errors import (
     IntegrityError,
     InvalidInputError,
     NotFoundError,
+    RefusedError,
     ShareRegistryError,
     ensure,
 )
@@ -37,7 +39,7 @@ from share_registry.registry.audit.walk import Walk
 from share_registry.registry.commands.quarantine import new_place
 from share_registry.registry.context import Context
 from share_registry.store.open import open_store
-from share_registry.store.protocol import KeptHead, Store, record_name
+from share_registry.store.protocol import KeptHead, Store, object_name, record_name
 from share_registry.values.checks import Outcome
 from share_registry.values.repairs import Repaired, RepairReport
 from share_registry.values.shards import Shard
@@ -58,7 +60,7 @@ def repair(
     """Bring back what is damaged or missing from another store; see `Registry.repair`."""
     if not dry_run:
         context.require_writable()
-    copy = open_store(source, "r", context.outside)
+    copy = _open_copy(context, source)
     # a store that was open before stays open
     with nullcontext() if copy is source else closing(copy):
         ensure(
@@ -80,21 +82,35 @@ def repair(
     return RepairReport(source=str(source), dry_run=dry_run, files=tuple(files.values()))
 
 
+def _open_copy(context: Context, source: FilePath | Store) -> Store:
+    """Open the store of a copy for reading. Raises NotFoundError, InvalidInputError."""
+    root = context.place.root if context.place is not None else None
+    if isinstance(source, str | os.PathLike) and root is not None:
+        ensure(
+            context.outside.resolved(Path(source)) != context.outside.resolved(root),
+            InvalidInputError("a store is no copy of itself.", hint="Give the place of a copy."),
+        )
+    try:
+        return open_store(source, "r", context.outside)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no store at {source}.", hint="Name the directory that has FORMAT in it."
+        ) from error
+
+
 def _repair_objects(
     context: Context, copy: Store, walk: Walk, done: Mapping[str, Repaired], *, dry_run: bool
 ) -> dict[str, Repaired]:
     """Bring back the objects that are damaged or missing; return what became of each."""
     refs = {finding.what: finding.refs for finding in walk.findings}
-    files = {}
+    place, files = new_place(context), {}
     for digest in _lost_objects(walk):
         name = f"object {digest}"
         if name in done:
             continue
         content = _object_if_sound(copy, digest)
         if content is not None and not dry_run:
-            context.store.put(content, digest)
-            context.outside.at("repair.object")
-            _LOG.info("brought back object %s", digest)
+            _replace_object(context, digest, content, place)
         files[name] = Repaired(
             name=name,
             size=len(content or b""),
@@ -102,6 +118,17 @@ def _repair_objects(
             refs=refs.get(name, ()),
         )
     return files
+
+
+def _replace_object(context: Context, digest: Digest, content: bytes, place: str) -> None:
+    """Put an object; what stands there is moved away first, while writers wait."""
+    with context.locked(), context.lockable().begin(write=True):
+        # where nothing stands there, or a store cannot move files, it is put all the same
+        with suppress(NotFoundError, RefusedError):
+            context.store.set_aside(object_name(digest), place)
+        context.store.put(content, digest)
+    context.outside.at("repair.object")
+    _LOG.info("brought back object %s", digest)
 
 
 def _left(walk: Walk, done: Mapping[str, Repaired]) -> Iterator[tuple[str, Repaired]]:
