@@ -50,7 +50,7 @@ _KEYS: Final = [
 ]
 _TENSORS: Final = ((DType.BF16, 24), (DType.BF16, 18), (DType.I64, 48), (DType.F32, 24))
 _CHECKPOINT: Final = (
-    b"share-registry checkpoint 1 of store 01234567-89ab-cdef-0123-456789abcdef\n"
+    b"share-registry checkpoint 1 of store 01234567-89ab-cdef-0123-456789abcdef, spaces: 1\n"
     + b"s/@c12 %s 2026-11-16T20:38:00.000000Z\n" % (b"a" * 64)
 )
 SPECS: Final = [TensorSpec(key=key, dtype=DType.F32, shape=[8, 8]) for key in _KEYS]
