@@ -31,7 +31,7 @@ from share_registry.registry.log_entries import read_note
 from share_registry.store.protocol import MAX_RECORD_BYTES
 from share_registry.values.policy import Policy
 from share_registry.values.references import ResolvedReference
-from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import REPEATED, TaskVersion
 
 if TYPE_CHECKING:
     from share_registry.format.records import Note, TaskNote
@@ -41,19 +41,6 @@ _HINT: Final = (
     "catalog is made again by `share-registry rebuild`."
 )
 _REMEMBERED: Final = 256
-# What a restored version has from the one that it repeats
-_REPEATED: Final = (
-    "adapter_digest",
-    "layout_digest",
-    "tensors_digest",
-    "source_digest",
-    "budget",
-    "error",
-    "norm",
-    "before",
-    "bound",
-    "raw_bytes",
-)
 # What a version has from the one whose note describes it
 _DESCRIBED: Final = ("note_digest", "note_task", "config_digest")
 
@@ -244,7 +231,7 @@ def _claims(row: TaskVersion, record: AppliedRecord) -> Iterator[tuple[str, obje
 
 def _check_inherited(row: TaskVersion, earlier: TaskVersion) -> None:
     """Compare a restored or re-expressed version with the one before it. Raises IntegrityError."""
-    repeated = _REPEATED if row.restored_from is not None else ()
+    repeated = REPEATED if row.restored_from is not None else ()
     for member in (*repeated, *_DESCRIBED):
         claimed, expected = getattr(row, member), getattr(earlier, member)
         ensure(

@@ -1,8 +1,23 @@
 """A version of a task as writers and the materializer need it."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+
+# What a restored version has from the one that it repeats
+REPEATED: Final = (
+    "adapter_digest",
+    "layout_digest",
+    "tensors_digest",
+    "source_digest",
+    "budget",
+    "error",
+    "norm",
+    "before",
+    "bound",
+    "raw_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from share_registry.format.records import (
     TaskNote,
 )
 from share_registry.names import Digest
+from share_registry.values.task_version import REPEATED
 
 # What a version that a refit made has from the version before
 _INHERITED: Final = (
@@ -45,19 +46,7 @@ _INHERITED: Final = (
     "remarks",
 )
 # What a restored version has from the version that it repeats
-_COPIED: Final = (
-    "adapter_digest",
-    "layout_digest",
-    "tensors_digest",
-    "source_digest",
-    "budget",
-    "error",
-    "norm",
-    "before",
-    "bound",
-    "raw_bytes",
-    *_INHERITED,
-)
+_COPIED: Final = (*REPEATED, *_INHERITED)
 # Rows of versions that are re-expressed, by number of task
 _Earlier: TypeAlias = dict[int, Row[Any]]
 _LAST_TASK: Final = select(func.max(TaskRow.task)).where(TaskRow.space == SPACE)

@@ -38,10 +38,10 @@ def checkpoint(context: Context, space: str | None) -> Checkpoint:
     """Return the ends of the logs; see `Registry.checkpoint`."""
     with context.reading() as session:
         heads = lookups.heads(session)
-        spaces = _spaces(sorted({*heads, *context.store.spaces()}), space)
+        # what the catalog just caught up with: also spaces of which nothing can be read
+        spaces = _spaces(sorted({*heads, *context.ends.unknown}), space)
         for name in spaces:
             # a state whose end is not known is none to hold anybody to
-            lookups.require_newest(session, name)
             context.require_end(name)
     return _checkpoint(context, {name: heads[name] for name in spaces})
 

@@ -192,7 +192,7 @@ def _publish(
     )
     with context.locked(), context.lockable().begin(write=True, space=space):
         ensure(_record_if_whole(store, space, number) == present, changed)
-        if number in store.numbers(space):
+        if store.first_record(space, [number]) is not None:
             store.set_aside(record_name(space, number), place)
         context.outside.at("repair.record")
         ensure(store.publish(space, number, content), changed)
@@ -225,14 +225,10 @@ class _TwoLogs:
         Raises StoreError where a record here cannot be read: it may be sound.
         """
         right = [] if copy is None else [*_following(copy, space)]
-        last = max([*store.numbers(space), *(end.number for end in ends)], default=0)
+        numbers = {*store.numbers(space), *(end.number for end in ends)}
         # of a log that goes on behind the copy no hole is looked for: what is in it is not there
-        numbers = {*store.numbers(space), *range(1, min(last, len(right)) + 1)}
-        numbers.update(end.number for end in ends)
-        own = {
-            number: _record_if_whole(store, space, number)
-            for number in map(CommitNumber, sorted(numbers))
-        }
+        numbers.update(map(CommitNumber, range(1, min(max(numbers, default=0), len(right)) + 1)))
+        own = {number: _record_if_whole(store, space, number) for number in sorted(numbers)}
         ids = [*map(sha256, right)]
         agreed = [number for number in own if own[number] in right[number - 1 : number]]
         agreed += [end.number for end in ends if end.id in ids[end.number - 1 : end.number]]
