@@ -154,14 +154,17 @@ def require_policy(context: Context, session: Session, space: SpaceName, policy:
 
     Raises IntegrityError.
     """
+    from share_registry.format.layout import validate
+    from share_registry.format.records import PolicyBody
+
     number, commit_id = lookups.policy_change(session, space)
-    body = _read(context, space, number, commit_id).members.get("policy")
-    recorded = {"pseudo_rank": None, "k": None, "phi": 0, "references": True, "refit": True}
-    recorded |= body if isinstance(body, dict) else {}
+    members = _read(context, space, number, commit_id).members
+    body = validate(PolicyBody.model_validate, members.get("policy"), f"policy of c{number}")
+    recorded = body.model_dump() | {"budget": float(body.budget)}
     for member in fields(Policy):
-        claimed, said = getattr(policy, member.name), recorded.get(member.name)
+        claimed, said = getattr(policy, member.name), recorded[member.name]
         ensure(
-            claimed == (float(said) if member.name == "budget" and said is not None else said),
+            claimed == said,
             IntegrityError(
                 f"the catalog says that {member.name} of the policy of space {space} is {claimed}, "
                 f"record c{number} says {said}.",

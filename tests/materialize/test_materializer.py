@@ -186,7 +186,7 @@ def test_references_cost_statements_that_their_number_does_not_change_and_none_o
 def test_a_store_that_lost_its_last_record_is_not_taken_for_unchanged(
     registry: sr.Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The catalog knows it: what it says is answered, with a warning."""
+    """Who has read the record goes on, with a warning; who has not is refused."""
     registry.commit(DEMO / "wn-pos-gloss" / "v1", task="gloss")
     with sr.Materializer(registry) as materializer:
         materializer.materialize("gloss")
@@ -194,6 +194,13 @@ def test_a_store_that_lost_its_last_record_is_not_taken_for_unchanged(
         assert "not in the store" not in caplog.text
         materializer.materialize("gloss")
         assert "c2 of space all-minilm-l6-v2 is not in the store" in caplog.text
+    for mode in ("r", "w"):
+        with (
+            sr.Registry.open(registry.location, mode=mode) as fresh,
+            sr.Materializer(fresh) as materializer,
+            pytest.raises(sr.IntegrityError, match=r"c2 .* is not in the store"),
+        ):
+            materializer.materialize("gloss")
 
 
 def test_a_closed_registry_is_refused(registry: sr.Registry) -> None:

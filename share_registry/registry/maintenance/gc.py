@@ -34,7 +34,7 @@ from share_registry.values.garbage import Garbage, GarbageReport
 
 _LOG: Final = logging.getLogger(__name__)
 _DAY_S: Final = 86_400.0
-# Objects removed under one lock: some 10 ms, for which writers wait
+# Objects removed under one lock, for which writers wait
 _AT_ONCE: Final = 256
 # A file in `tmp` may be of a writer that goes on, whatever the grace
 _UNFINISHED_S: Final = 3_600.0
