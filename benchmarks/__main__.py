@@ -8,6 +8,7 @@ PARTS = (
     ("Real adapters, one after another at the default budget", "collection", ()),
     ("Committing", "committing", ()),
     ("Importing", "importing", ()),
+    ("Versions from a training", "stepping", ()),
     ("Where sharing pays", "sharing", ()),
     ("Bits per parameter", "bits", ()),
     ("Every bit kept, beside zipnn and pcodec", "lossless", ()),
@@ -18,7 +19,10 @@ PARTS = (
     ("Adding one adapter, and keeping those that are there", "growth", ()),
     ("The catalog of a long log", "catalog", ()),
     ("Looking after a long log", "removing", ()),
+    ("A directory for servers", "syncing", ()),
+    ("Downloads over HTTP", "downloading", ()),
     ("One task out of many from a new process", "cold", ()),
+    ("A store in a bucket", "buckets", ()),
     ("The threads of the environment", "threads", ()),
 )
 

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
         StoreError as StoreError,
     )
     from share_registry.exchange.adapter import Adapter as Adapter
+    from share_registry.exchange.signatures import verify_export as verify_export
     from share_registry.registry.analysis.analyze import analyze as analyze
     from share_registry.registry.basis.basis import Basis as Basis
     from share_registry.registry.commands.prepare import Prepared as Prepared
     from share_registry.registry.materializer import Materializer as Materializer
     from share_registry.registry.pages import iterate as iterate
     from share_registry.registry.registry import Registry as Registry, Space as Space
+    from share_registry.registry.transfer.copies import clone as clone
+    from share_registry.routing.routing_index import RoutingIndex as RoutingIndex
     from share_registry.values.commits import AdapterReport as AdapterReport, Commit as Commit
     from share_registry.values.imports import ImportSource as ImportSource
     from share_registry.values.policy import ABSENT as ABSENT, Policy as Policy
@@ -48,12 +51,15 @@ _PLACES: Final = {
         "NotFoundError RefusedError ShareRegistryError StoreError"
     ),
     "exchange.adapter": "Adapter",
+    "exchange.signatures": "verify_export",
     "registry.analysis.analyze": "analyze",
     "registry.basis.basis": "Basis",
     "registry.commands.prepare": "Prepared",
     "registry.materializer": "Materializer",
     "registry.pages": "iterate",
     "registry.registry": "Registry Space",
+    "registry.transfer.copies": "clone",
+    "routing.routing_index": "RoutingIndex",
     "values.policy": "ABSENT Policy",
     "values.commits": "AdapterReport Commit",
     "values.imports": "ImportSource",
@@ -65,8 +71,8 @@ __all__ = tuple(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    # the second registers a method with PEFT, the third needs Ray: only on request
-    if name in ("analysis", "peft", "ray"):
+    # only on request: some register a method with PEFT, or need Ray or transformers
+    if name in ("analysis", "peft", "ray", "training", "transformers"):
         return import_module(f"share_registry.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ argument it is, what was found and what was expected, never an error of Python's
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, wraps
 from inspect import Parameter, signature
 from typing import Any, Final, ParamSpec, TypeVar
@@ -144,6 +144,14 @@ def several(item: Check, expected: str, hint: str) -> Check:
         return [item(name, each) for each in iterator]
 
     return check
+
+
+def iterable(name: str, value: Any) -> Iterator[Any]:
+    """Return what iterates over a value, which is not read ahead. Raises InvalidInputError."""
+    try:
+        return iter(value)
+    except TypeError as error:
+        raise wrong_kind(name, value, "several values", "Give a list.") from error
 
 
 def texts(name: str, value: Any) -> list[str]:

@@ -17,14 +17,16 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+def side_by_side(
+    function: Callable[[_T], _R], items: Sequence[_T], *, threads: int = MAX_THREADS
+) -> list[_R]:
     """Return what a function gives for every item, in order, several at a time.
 
     The first failure in that order is raised.
     """
-    if len(items) < 2:
+    if min(len(items), threads) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), MAX_THREADS)) as pool:
+    with ThreadPoolExecutor(min(len(items), threads)) as pool:
         return list(pool.map(function, items))
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from share_registry import kinds
 from share_registry.errors import RefusedError, ShareRegistryError, StoreError, ensure
 from share_registry.exchange.import_list import collect_sources
-from share_registry.exchange.places import is_directory
+from share_registry.exchange.places import at_path, is_directory
 from share_registry.outside.files import Outside
+from share_registry.registry.admission import NamedCheck
 from share_registry.registry.arguments import (
     CommitOptions,
     Progress,
@@ -31,7 +33,8 @@ from share_registry.registry.commands.import_refits import RefitsBeside
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.workers import attempt
-from share_registry.registry.context import Context, Location, absolute_place, reopen
+from share_registry.registry.context import Context, reopen
+from share_registry.registry.location import Location, absolute_place
 from share_registry.registry.registry import Registry
 from share_registry.values.imports import ImportReport, ImportSource
 
@@ -77,6 +80,7 @@ def import_adapters(
     metrics: Mapping[str, float] | None = None,
     derived_from: Ref | Sequence[Ref] = (),
     keep_original: bool | None = None,
+    format: str | None = None,
     allow_base_mismatch: bool = False,
     workers: int | None = None,
     on_error: str = "skip",
@@ -93,7 +97,7 @@ def import_adapters(
     Args:
         registry: Where they go; it can be opened by other processes.
         sources, from_file, space, budget, message, author, labels, metrics, derived_from,
-            keep_original, allow_base_mismatch, on_error, dry_run, progress: As in
+            keep_original, format, allow_base_mismatch, on_error, dry_run, progress: As in
             `Registry.import_many`.
         workers: Adapters that are prepared at a time, each on one processor, or GPU where the
             registry computes on one; as many as the cluster has where None.
@@ -114,6 +118,7 @@ def import_adapters(
             metrics=metrics or {},
             derived_from=references(derived_from),
             keep_original=keep_original,
+            format=format,
             allow_base_mismatch=allow_base_mismatch,
         ),
         space=space if space is not None else registry.scope,
@@ -125,7 +130,13 @@ def import_adapters(
     place = _place_of(context)
     items = collect_sources(sources, from_file, context.outside)
     try:
-        tasks = RayTasks(place, workers, device=context.device_name, outside=context.outside)
+        tasks = RayTasks(
+            place,
+            workers,
+            device=context.device_name,
+            outside=context.outside,
+            checks=context.checks,
+        )
         with closing(RefitsBeside(context, request.options)) as refits:
 
             def run_wave(
@@ -156,7 +167,13 @@ class RayTasks:
     """The workers of an import: tasks of Ray, each of which opens the registry for one adapter."""
 
     def __init__(
-        self, place: Location, workers: int | None, *, device: str, outside: Outside
+        self,
+        place: Location,
+        workers: int | None,
+        *,
+        device: str,
+        outside: Outside,
+        checks: Mapping[str, NamedCheck] = MappingProxyType({}),
     ) -> None:
         if not ray.is_initialized():
             ray.init()
@@ -166,6 +183,7 @@ class RayTasks:
         self.count = workers or _available("GPU" if self._device == _GPU else "CPU")
         self._place = place
         self._outside = outside
+        self._checks = dict(checks)
         self._calls = 0
         self._starts = _count_starts()
 
@@ -203,7 +221,7 @@ class RayTasks:
             _work,
             batch_format="pyarrow",
             compute=TaskPoolStrategy(size=min(self.count, len(calls))),
-            fn_args=(self._place, self._device, self._starts),
+            fn_args=(self._place, self._device, self._checks, self._starts),
             **self._resources,
         )
         # a block that fails must not be left out, whatever the caller has set
@@ -214,7 +232,8 @@ class RayTasks:
         """Return an argument, the path of an adapter as it is in any directory."""
         if not isinstance(argument, ImportSource) or not is_directory(argument.adapter):
             return argument
-        return replace(argument, adapter=self._outside.absolute(Path(argument.adapter)))
+        path = os.fspath(self._outside.absolute(Path(argument.adapter)))
+        return replace(argument, adapter=at_path(argument.adapter, path))
 
 
 class PublishSink(Datasink):  # type: ignore[misc]
@@ -259,7 +278,7 @@ def _count_starts() -> Any:
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(StartCounts).remote()
 
 
-def _work(table: Any, place: Location, device: str, starts: Any) -> Any:
+def _work(table: Any, place: Location, device: str, checks: Any, starts: Any) -> Any:
     """Answer the call in a table of one row; runs in a task."""
     (row,) = table.to_pylist()
     number = row[_NUMBER]
@@ -270,7 +289,7 @@ def _work(table: Any, place: Location, device: str, starts: Any) -> Any:
         )
         return _table(number, _RESULT, refused)
     try:
-        context = reopen(place, device)
+        context = reopen(place, device, checks)
     except ShareRegistryError as error:
         machine = ray.util.get_node_ip_address()
         return _table(number, _RESULT, _Unopened(error=error, machine=machine))

@@ -12,6 +12,8 @@ DATE: Final = re.compile(
 )
 FIRST_YEAR: Final = 1900
 LAST_YEAR: Final = 9998
+_LENGTH: Final = re.compile(r"([1-9]\d{0,5})([mhdw])", re.ASCII)
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 
 
@@ -64,6 +66,19 @@ def instant_of(moment: datetime) -> str:
 def timestamp(moment: datetime) -> str:
     """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def length_of(text: str) -> timedelta:
+    """Return how long a text such as 30d says: minutes, hours, days or weeks.
+
+    Raises InvalidInputError.
+    """
+    length = _LENGTH.fullmatch(text)
+    if length is None:
+        raise InvalidInputError(
+            f"{text!r} is no length of time.", hint="Write 30d, 12h, 45m or 2w."
+        )
+    return timedelta(**{_UNITS[length[2]]: int(length[1])})
 
 
 def _length(text: str) -> timedelta:

@@ -153,7 +153,19 @@ def _records() -> dict[str, bytes]:
         ),
         "REC-14-requires": _edited(alias, requires=["arithmetic-coder"]),
     }
-    return {f"{name}.record.json": content for name, content in made.items()}
+    return {f"{name}.record.json": content for name, content in (made | _removals(found)).items()}
+
+
+def _removals(found: dict[str, bytes]) -> dict[str, bytes]:
+    expire, purge = found["expire.record.json"], found["purge.record.json"]
+    return {
+        "REC-01-expire-no-versions": _edited(expire, versions=[]),
+        "REC-01-expire-version-0": _edited(expire, versions=[{"task": "cola", "version": 0}]),
+        "REC-01-purge-no-task": _edited(purge, task=None),
+        "REC-01-purge-no-object": _edited(purge, notes=[{"by": "0" * 64}]),
+        "REC-01-purge-basis-with-by": _edited(purge, bases=[{"object": "0" * 64}]),
+        "NAM-01-expire-task": _edited(expire, versions=[{"task": "con", "version": 1}]),
+    }
 
 
 def _notes() -> dict[str, bytes]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from spec import broken_floats, references, transitions
+from spec import broken_floats, broken_removals, good_exports, references, transitions
 from spec.good import chained, raw
 from spec.tiny import SPACE, Tiny, linear, object_path, pair, spread
 from spec.writing import Side, canonical, sha256, tensor_object
@@ -19,7 +19,13 @@ def stores() -> dict[str, dict[str, bytes]]:
     """Return every bad store as files by path."""
     made = {
         name: _made(change)
-        for name, change in {**_CHAINS, **_HISTORIES, **_OBJECTS, **_DECODES}.items()
+        for name, change in {
+            **_CHAINS,
+            **_HISTORIES,
+            **_OBJECTS,
+            **_DECODES,
+            **broken_removals.CHANGES,
+        }.items()
     }
     made["REC-14-after-names"] = references.store_of_a_later_release().files
     return dict(sorted((made | transitions.refused()).items()))
@@ -349,6 +355,12 @@ _HISTORIES = {
         _alias("prod"), _alias("prod") | {"version": None}, _tag("prod")
     ),
     "REC-13-annotate": _recorded({"kind": "annotate", "task": "cola", "version": 2}),
+    "REC-24-no-version": _recorded(
+        {"kind": "export", "task": "cola", "version": 2} | good_exports.EXPORT
+    ),
+    "REC-24-not-said": _recorded(
+        {"kind": "export", "task": "cola", "version": 1} | good_exports.EXPORT | {"requires": []}
+    ),
     "NAM-02-no-task": _recorded({"kind": "drop", "task": "mnli"}),
     "NAM-02-old-name": _recorded(
         {"kind": "rename", "task": "cola", "name": "cold"}, {"kind": "drop", "task": "cola"}

@@ -9,6 +9,8 @@ from spec import (
     good_arithmetic,
     good_exports,
     good_floats,
+    good_policies,
+    good_removals,
     good_shapes,
     references as reference_vectors,
     transitions,
@@ -46,10 +48,14 @@ def stores() -> dict[str, dict[str, bytes]]:
         "sharing": sharing().files,
         "arithmetic": good_arithmetic.arithmetic().files,
         "exports": good_exports.exports().files,
+        "recorded-exports": good_exports.recorded().files,
+        "policies": good_policies.policies().files,
         "shapes": good_shapes.shapes().files,
         "floats": good_floats.floats().files,
         "names": reference_vectors.store().files,
-        "transitions": transitions.accepted(),
+        "transitions": transitions.accepted(transitions.KINDS),
+        "transitions-of-removals": transitions.accepted(transitions.REMOVALS),
+        "removals": good_removals.removals(),
     }
 
 
@@ -65,6 +71,15 @@ def objects() -> dict[str, bytes]:
             content.startswith(b'{"author"') or b'"kind":"note"' in content
         ):
             found[f"{'annotate' if b'removed' in content else 'absorb'}.note.json"] = content
+    for content in good_exports.recorded().files.values():
+        if b'"kind":"export"' in content:
+            found.setdefault("export.record.json", content)
+        elif b"CAB-77" in content:
+            found["export.note.json"] = content
+    for path, content in good_removals.removals().items():
+        for kind in ("expire", "purge"):
+            if path.startswith("spaces/") and f'"kind":"{kind}"'.encode() in content:
+                found.setdefault(f"{kind}.record.json", content)
     found["rows.basis.safetensors"] = basis_draft(ROWS, WIDE).to_bytes()
     found["long-description.basis.safetensors"] = _long_description()
     found["current.format.json"] = tiny.files["FORMAT"]

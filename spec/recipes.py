@@ -24,6 +24,7 @@ def within() -> dict[str, Recipe]:
         "1-mib.format.json": _format(MIB),
         "16-mib.note.json": _note(16 * MIB),
         "65536-tensors.layout.json": _layout(65_536),
+        "65536-versions.record.json": _expire(65_536),
         "header-of-16-mib.basis.safetensors": _basis(16 * MIB),
     }
 
@@ -34,6 +35,7 @@ def beyond() -> dict[str, Recipe]:
         "JSN-06-1-mib-and-1.format.json": _format(MIB + 1),
         "JSN-06-16-mib-and-1.note.json": _note(16 * MIB + 1),
         "LAY-01-65537-tensors.layout.json": _layout(65_537),
+        "REC-01-expire-65537-versions.record.json": _expire(65_537),
         "OBJ-04-header-of-16-mib-and-8.basis.safetensors": _basis(16 * MIB + 8),
     }
 
@@ -96,6 +98,18 @@ def _layout(tensors: int) -> Recipe:
     before = '{"factors":[],"format":1,"kind":"layout","metadata":[],"tensors":['
     last = item.replace("<n>", f"{tensors - 1:05}")
     return [before, {"text": f"{item},", "times": tensors - 1}, f"{last}]}}"]
+
+
+def _expire(versions: int) -> Recipe:
+    """Return a record that removes so many versions, each of another task."""
+    before, _, after = objects()["expire.record.json"].decode().partition('"versions":[')
+    item = '{"task":"t<n>","version":1}'
+    last = item.replace("<n>", f"{versions - 1:05}")
+    return [
+        f'{before}"versions":[',
+        {"text": f"{item},", "times": versions - 1},
+        last + after[after.index("]") :],
+    ]
 
 
 def _basis(size: int) -> Recipe:

@@ -32,6 +32,7 @@ def _task(task: Any) -> dict[str, Any]:
         "aliases": {alias: version for alias, version in moves.items() if version},
         "versions": [
             {name: version[name] for name in ("number", "adapter", "error", "tensors")}
+            | ({"removed": version["removed"]} if "removed" in version else {})
             for version in task.versions
         ],
     }

@@ -1,13 +1,14 @@
 """Every kind of record upon a task in every state: what is accepted, and the clause of a refusal.
 
-It is the table of chapter 03, as vectors: one good store of all that is accepted, and a bad one for
-each refusal.
+It is the table of chapter 03, as vectors: a good store of all that is accepted, one more of the
+kinds that came with the feature `removals`, and a bad one for each refusal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import product
 from typing import Any, Final
 
+from spec.good_exports import EXPORT
 from spec.tiny import Tiny, linear, pair, spread
 
 STATES: Final = ("absent", "live", "dropped", "renamed")
@@ -23,27 +24,31 @@ KINDS: Final = (
     "alias",
     "alias-removed",
     "annotate",
+    "export",
 )
 """`parent`: a task in `derived_from`."""
+REMOVALS: Final = ("expire-newest", "purge")
+"""Kinds of the feature `removals`; `expire-newest`: the newest version of the task."""
 _EXCEPTIONS: Final[dict[tuple[str, str], str | None]] = {
     ("absorb", "absent"): None,
     ("merge", "absent"): None,
     ("parent", "absent"): "REC-08",
     ("refit", "dropped"): "REC-16",
     ("drop", "dropped"): "REC-11",
+    ("expire-newest", "live"): "REC-22",
 }
 CLAUSES: Final[dict[tuple[str, str], str | None]] = {
     (kind, state): "NAM-02" if state in ("absent", "renamed") else None
-    for kind, state in product(KINDS, STATES)
+    for kind, state in product((*KINDS, *REMOVALS), STATES)
 } | _EXCEPTIONS
 """Kind and state -> the clause that refuses it, None where it is accepted."""
 
 
-def accepted() -> dict[str, bytes]:
-    """Return a store in which every record that is accepted stands, as files by path."""
+def accepted(kinds: Collection[str]) -> dict[str, bytes]:
+    """Return a store in which every record of some kinds that is accepted stands, by path."""
     tiny, entry = _begin()
     for (kind, state), clause in CLAUSES.items():
-        if clause is None:
+        if kind in kinds and clause is None:
             _prepare(tiny, entry, kind, state)
             _RECORDS[kind](tiny, entry, f"{kind}-{state}", state)
     return tiny.files
@@ -117,6 +122,11 @@ def _simply(kind: str, **members: Any) -> Callable[[Tiny, dict[str, Any], str, s
     return add
 
 
+def _expire(tiny: Tiny, entry: dict[str, Any], task: str, state: str) -> None:
+    versions = [{"task": task, "version": 1}]
+    tiny.record("expire", requires=["removals"], versions=versions)
+
+
 def _rename(tiny: Tiny, entry: dict[str, Any], task: str, state: str) -> None:
     tiny.record("rename", task=task, name=f"{task}-again")
 
@@ -136,4 +146,7 @@ _RECORDS: Final[dict[str, Callable[[Tiny, dict[str, Any], str, str], None]]] = {
     "alias": _simply("alias", alias="prod", version=1),
     "alias-removed": _simply("alias", alias="prod"),
     "annotate": _simply("annotate", version=1),
+    "export": _simply("export", **EXPORT, version=1),
+    "expire-newest": _expire,
+    "purge": _simply("purge", requires=["removals"]),
 }

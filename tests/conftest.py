@@ -1,4 +1,4 @@
-"""Fixtures for every test: databases of both kinds, each test with one of its own."""
+"""Fixtures for every test: databases of both kinds, servers of buckets."""
 
 import os
 import shutil
@@ -14,6 +14,8 @@ from hypothesis import settings
 from sqlalchemy import URL, create_engine, make_url, text
 
 DATABASES = ("sqlite", "postgresql")
+# PEFT asks the Hub for the base model of whatever it saves or loads: no test waits for a network
+os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile(
     "untimed", deadline=None
 )  # how long an example takes is the machine's matter
@@ -52,6 +54,24 @@ def postgresql_server() -> Iterator[URL]:
     finally:
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """The URL of a server that speaks S3: the faster one, which keeps all in memory."""
+    from tests.store.object_servers import moto
+
+    with moto() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_url() -> Iterator[str]:
+    """The URL of a server that speaks S3: the one that keeps what it has on a disk."""
+    from tests.store.object_servers import seaweedfs
+
+    with seaweedfs() as url:
+        yield url
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ What each operation promises, and what it says when the system refuses.
 import errno
 import hashlib
 import os
+import stat
+import time
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC
@@ -81,6 +83,19 @@ def test_what_is_written_is_read(outside: Outside, tmp_path: Path, size: int) ->
     outside.write_new(tmp_path / "f", content)
     assert outside.read(tmp_path / "f", limit=size) == content
     assert outside.size(tmp_path / "f") == size
+
+
+def test_a_stamp_differs_after_a_write_that_hides_itself(outside: Outside, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"before")
+    status, before = file.stat(), outside.stamp(file)
+    assert outside.stamp(file) == before
+    # clocks of file systems are coarse
+    time.sleep(0.02)
+    file.write_bytes(b"after.")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert outside.stamp(file) != before
+    assert [outside.stamp(path) for path in (tmp_path, tmp_path / "none")] == [None, None]
 
 
 def test_a_file_that_exists_is_never_written_to(outside: Outside, tmp_path: Path) -> None:
@@ -402,3 +417,14 @@ def test_only_where_a_registry_is_denied_is_it_said_how_to_share_one(tmp_path: P
         with pytest.raises(StoreError) as caught:
             Outside(system=_Denied()).read(tmp_path / place, limit=9)
         assert ("chgrp" in caught.value.hint) is is_shared
+
+
+def test_a_private_directory_is_its_users_alone(tmp_path: Path) -> None:
+    Outside().make_directory(tmp_path / "cache" / "ab", private=True)
+    Outside().make_directory(tmp_path / "shared" / "ab")
+    rights = {
+        name: stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o077
+        for name in ("cache", "cache/ab", "shared", "shared/ab")
+    }
+    assert rights["cache"] == rights["cache/ab"] == 0
+    assert rights["shared"] == rights["shared/ab"] != 0

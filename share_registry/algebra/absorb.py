@@ -93,38 +93,25 @@ def absorb(
     verbatim = CodedAdapter(modules=(None,) * len(pairs), sources=(), error=0.0, previous=False)
     if budget <= 0.0:
         return verbatim
-    plain = list(batches(pairs, dtypes, range(len(pairs)), pseudo_rank=pseudo_rank))
-    energy = [0.0] * len(pairs)
-    for batch in plain:
-        for position, value in zip(batch.positions, batch.energy.tolist(), strict=True):
-            energy[position] = value
-    positions = _codable(energy, factors)
-    if not positions:
-        return verbatim
-    total = sum(energy)
-    plain = [part for batch in plain if (part := batch.of(positions)) is not None]
-    coding = search(plain, budget=budget, total=total)
-    if coding is None:
-        return verbatim
     is_cut = pseudo_rank is not None and any(pair.a.shape[0] > pseudo_rank for pair in pairs)
-    options = [_assemble(len(pairs), plain, coding)]
-    if candidates or previous:
-        batched = plan_references(
-            plain,
-            coding.steps,
-            candidates=candidates,
-            previous=() if is_cut or previous is None else previous,
-        )
-        if any(rows.has_references for batch in batched for rows in (batch.a, batch.b)):
-            better = search(batched, budget=budget, total=total, start=coding.delta)
-            if better is not None:
-                options.insert(0, _assemble(len(pairs), batched, better))
+    options = _codings(
+        pairs,
+        budget=budget,
+        dtypes=dtypes,
+        candidates=candidates,
+        previous=() if is_cut or previous is None else previous,
+        factors=factors,
+        pseudo_rank=pseudo_rank,
+    )
+    if not options:
+        return verbatim
     if size is None:
         return options[0]
     sizes = [size(option) for option in options]
     least = min(sizes)
     best = options[sizes.index(least)]
-    told = _SURELY_SMALLER * _information([pairs[position] for position in positions])
+    coded = zip(pairs, best.modules, strict=True)
+    told = _SURELY_SMALLER * _information([pair for pair, module in coded if module is not None])
     # under a pseudo-rank the tensors bit for bit are no option: they have all directions
     if is_cut or least < told or least < size(verbatim):
         return best
@@ -136,6 +123,43 @@ def bfloat16_above(value: float) -> float:
     nearest = np.float32(value)
     above = nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
     return float(np.uint32((int(above.view(np.uint32)) + 0xFFFF) & 0xFFFF0000).view(np.float32))
+
+
+def _codings(
+    pairs: Sequence[FactorPair],
+    *,
+    budget: float,
+    dtypes: Sequence[DTypes],
+    candidates: Sequence[Modules],
+    previous: Previous,
+    factors: Sequence[int] | None,
+    pseudo_rank: int | None,
+) -> list[CodedAdapter]:
+    """Return codings within the budget, the one with references first; none where there is none.
+
+    What they were made with is given up.
+    """
+    plain = list(batches(pairs, dtypes, range(len(pairs)), pseudo_rank=pseudo_rank))
+    energy = [0.0] * len(pairs)
+    for batch in plain:
+        for position, value in zip(batch.positions, batch.energy.tolist(), strict=True):
+            energy[position] = value
+    positions = _codable(energy, factors)
+    if not positions:
+        return []
+    total = sum(energy)
+    plain = [part for batch in plain if (part := batch.of(positions)) is not None]
+    coding = search(plain, budget=budget, total=total)
+    if coding is None:
+        return []
+    options = [_assemble(len(pairs), plain, coding)]
+    if candidates or previous:
+        batched = plan_references(plain, coding.steps, candidates=candidates, previous=previous)
+        if any(rows.has_references for batch in batched for rows in (batch.a, batch.b)):
+            better = search(batched, budget=budget, total=total, start=coding.delta)
+            if better is not None:
+                options.insert(0, _assemble(len(pairs), batched, better))
+    return options
 
 
 def _codable(energy: Sequence[float], factors: Sequence[int] | None) -> frozenset[int]:

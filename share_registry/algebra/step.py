@@ -26,6 +26,7 @@ from share_registry.algebra.batch import Batch, CodedBatch, code
 from share_registry.algebra.quantise import Room, Scratch, Scratches, round_scales
 from share_registry.algebra.rates import distortion
 from share_registry.algebra.threads import shared_out
+from share_registry.memory import give_back
 
 # No module's own error exceeds this multiple of the budget
 MODULE_CAP: Final = 2.0
@@ -89,12 +90,14 @@ def search(
     x = log(rows.step(budget**2 * total) if start is None else start)
     coder = _Coder(batches, MODULE_CAP * budget)
     passes, close = _EVALUATIONS, _CLOSE
-    if sum(batch.elements for batch in batches) > _LARGE:
+    elements = sum(batch.elements for batch in batches)
+    if elements > _LARGE:
         x = _sampled_step(coder, rows, (_SAMPLE_AIM * budget) ** 2 * total, x)
         passes, close = _PASSES, _CLOSE_ENOUGH
     bracket = _Bracket(x)
     best: CodedBatches | None = None
     for number in range(1, _EVALUATIONS + 1):
+        give_back(8 * elements)
         delta = exp(bracket.x)
         coded = coder.code(range(len(batches)), delta)
         error, suggested = inf, None

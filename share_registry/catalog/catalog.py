@@ -122,11 +122,10 @@ class Catalog:
 
         From SQLite that is a copy in memory, into which more can be written. PostgreSQL is asked
         anew in every transaction: `write` runs first, into temporary tables, and all is taken back
-        at the end.
+        at the end. So what `write` raises is raised by `begin`, and CatalogError where the server
+        grants no temporary tables.
 
-        Raises:
-            ConflictError: another process has kept it from being read for half a second.
-            CatalogError: the server grants no temporary tables.
+        Raises ConflictError where another process has kept it from being read for half a second.
         """
         if not self.is_on_server:
             catalog = self._copy_to_memory()
@@ -136,9 +135,6 @@ class Catalog:
             engine = self._reading.execution_options(isolation_level="REPEATABLE READ")
             catalog = type(self)(engine, url=self._url, mode=Mode.READ)
             catalog._overlay, catalog.store_id = write, self.store_id
-            with catalog.begin():
-                # to see that it can be done
-                pass
         return catalog
 
     @contextmanager
@@ -203,6 +199,11 @@ class Catalog:
             connection, thread.keeps, thread.connection = thread.connection, False, None
             if connection is not None:
                 connection.close()
+
+    @property
+    def is_overlaid(self) -> bool:
+        """Whether every transaction lays over it what it lacks, which may fail."""
+        return self._overlay is not None
 
     @property
     def is_on_server(self) -> bool:

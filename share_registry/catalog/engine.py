@@ -43,6 +43,8 @@ _PRAGMAS: Final = (
     "PRAGMA synchronous=FULL",
     "PRAGMA trusted_schema=OFF",
     "PRAGMA cell_size_check=ON",
+    # what a purge takes out of rows is not left in free pages
+    "PRAGMA secure_delete=ON",
 )
 
 Bind = TypeVar("Bind", Engine, Connection)
@@ -169,9 +171,12 @@ def _with_own_begin(engine: Engine) -> Engine:
             # a connection that is kept waits as each transaction says
             connection.exec_driver_sql(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
             connection.info[_wait_s.name] = wait_s
-        connection.exec_driver_sql(
-            "BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN"
-        )
+        if connection.get_execution_options().get(_WRITES):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("BEGIN")
+            # BEGIN alone takes no snapshot: what is in the way is to be seen here, not later
+            connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").first()
 
     return engine
 

@@ -58,6 +58,8 @@ def lay_over(connection: Connection) -> None:
             steps = _steps(statement.table, schema, is_changed=is_changed)
             if script := ";".join(step for step in steps if step not in done):
                 done.update(steps)
+                # the view that leaves out what is changed also serves what is only added
+                done.update(_steps(statement.table, schema, is_changed=False))
                 connection.exec_driver_sql(script, execution_options=_SCRIPT)
 
 
@@ -68,19 +70,13 @@ def _steps(table: Table, schema: str, *, is_changed: bool) -> tuple[str, ...]:
     keys = [_QUOTE(column.name) for column in table.primary_key]
     itself = " AND ".join(f"kept.{key} = ($1).{key}" for key in keys)
     changed = " AND ".join(f"kept.{key} = row.{key}" for key in keys)
-    view = f"VIEW {name} AS SELECT row.* FROM {schema}.{name} AS row"
-    rest = f"UNION ALL SELECT * FROM pg_temp.{new}"
+    unchanged = f"WHERE NOT EXISTS (SELECT FROM pg_temp.{new} AS kept WHERE {changed})"
+    view = (
+        f"CREATE OR REPLACE TEMPORARY VIEW {name} AS SELECT row.* FROM {schema}.{name} AS row "
+        f"{unchanged if is_changed else ''} UNION ALL SELECT * FROM pg_temp.{new}"
+    )
     trigger = (
         f"CREATE TRIGGER keep INSTEAD OF INSERT OR UPDATE ON pg_temp.{name} FOR EACH ROW "
         f"EXECUTE FUNCTION pg_temp.share_registry_keep('{itself}')"
     )
-    steps = [
-        _KEEP,
-        f"CREATE TEMPORARY TABLE {new} (LIKE {schema}.{name})",
-        f"CREATE TEMPORARY {view} {rest}",
-        trigger,
-    ]
-    if is_changed:
-        unchanged = f"NOT EXISTS (SELECT FROM pg_temp.{new} AS kept WHERE {changed})"
-        steps.append(f"CREATE OR REPLACE TEMPORARY {view} WHERE {unchanged} {rest}")
-    return tuple(steps)
+    return _KEEP, f"CREATE TEMPORARY TABLE {new} (LIKE {schema}.{name})", view, trigger

@@ -36,7 +36,7 @@ from sqlalchemy.types import Float, TypeDecorator, TypeEngine
 from typing_extensions import override
 
 # Schema versions this release knows, oldest first; the last is the one it works with
-SCHEMA_VERSIONS: Final = ("0001", "0002", "0003", "0004")
+SCHEMA_VERSIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 # Alembic's version table. Our own, so that other software may keep its tables in the same
 # database.
 SCHEMA_TABLE: Final = "share_registry_schema"
@@ -150,6 +150,8 @@ class SpaceRow(Row, name="sr_spaces"):
     pseudo_rank = _optional(INTEGER)
     k = _optional(INTEGER)
     phi = _required(INTEGER)
+    max_dependents = _optional(INTEGER)
+    require = _required(TextList())
     live = _required(INTEGER)
     added_bytes = _required(INTEGER)
     raw_bytes = _required(INTEGER)
@@ -230,6 +232,7 @@ class VersionRow(Row, name="sr_task_versions"):
         restored_from: The version it repeats, where a restore made it.
         note_digest: The note that speaks of its source and files, under the task name `note_task`.
         remarks: What was not kept or is worth knowing.
+        removed: The commit from which on it is not read any more.
     """
 
     space = _key(TEXT)
@@ -256,6 +259,7 @@ class VersionRow(Row, name="sr_task_versions"):
     source_revision = _optional(TEXT)
     restored_from = _optional(INTEGER)
     remarks = _required(TextList())
+    removed = _optional(INTEGER)
     rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),

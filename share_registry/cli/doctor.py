@@ -28,8 +28,11 @@ _PACKAGES: Final = (
     "huggingface_hub",
 )
 _OPTIONAL: Final = {
+    "obstore": "needed for a store in a bucket",
     "peft": "needed to commit live models and for apply_to",
     "psycopg": "needed for a catalog on PostgreSQL",
+    "starlette": "needed to serve",
+    "uvicorn": "needed to serve",
 }
 
 
@@ -70,13 +73,16 @@ def _registry(asked: Session) -> Iterator[_Check]:
 
     location = asked.locate()
     root, url = location.root, location.catalog_url
-    if root is None or url is None:
+    if not location.is_kept or url is None:
         raise InvalidInputError(
             "a registry in memory has nothing to look at.", hint="Name a directory."
         )
-    yield "store", str(root)
-    yield "store directories", _look(_directories, root)
-    yield "free space", _free_space(root)
+    yield "store", location.address
+    if root is not None:
+        yield "store directories", _look(_directories, root)
+    # of a store in a bucket, of what is kept of it here
+    if (folder := root or location.index) is not None:
+        yield "free space", _free_space(folder)
     yield "catalog schema", _look(catalog.check, url)
     yield "spaces", _look(_spaces, asked)
 

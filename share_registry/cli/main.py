@@ -14,7 +14,7 @@ import click
 
 from share_registry import __version__
 from share_registry.cli.output import at_place, complain, for_terminal
-from share_registry.cli.verb import session_of, with_common_options
+from share_registry.cli.verb import DIFFERENT, session_of, with_common_options
 from share_registry.errors import (
     EXIT_CODES,
     CommitInterrupted,
@@ -27,6 +27,7 @@ INTERRUPTED: Final = 130
 # Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
     *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
+    *("commands.copying", "commands.serve"),
     *("doctor", "demo"),
 )
 _REFERENCES: Final = """\b
@@ -46,7 +47,11 @@ Examples:
 
 
 def _exit_table() -> str:
-    names = {0: ["success"], INTERRUPTED: ["interrupted"]}
+    names = {
+        0: ["success"],
+        DIFFERENT: ["what diff --exit-code compares differs"],
+        INTERRUPTED: ["interrupted"],
+    }
     for code, kinds in EXIT_CODES.items():
         names[code] = [kind.__name__ for kind in kinds if kind is not ShareRegistryError]
     names[ShareRegistryError.exit_code].append("anything else")

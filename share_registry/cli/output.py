@@ -26,7 +26,7 @@ from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.escapes import indented, json_text, one_line, printable
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit, Log, brief_sheet
-from share_registry.values.sheet import Sheet, as_text, sheet_of
+from share_registry.values.sheet import NOTHING, Sheet, Table, as_text, sheet_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -54,6 +54,8 @@ _PHRASES: Final = (
     (r"Give None for all", "Give 0 for all"),
     (r"Give None for as many", "Leave it out for as many"),
 )
+# Columns of tables that say what to do
+_HINTS: Final = frozenset({"hint", "way out"})
 # A call of a method with texts alone: create_space('minilm', base_model='acme/minilm')
 _TEXT: Final = r"(?:[a-z_]+=)?'[^']*'"
 _CALL: Final = re.compile(rf"\b(?P<verb>[a-z_]+)\((?P<arguments>{_TEXT}(?:, {_TEXT})*)\)")
@@ -64,7 +66,10 @@ _PASSWORD: Final = re.compile(r"(?P<user>://[^/:@]*):.*@")
 _USER: Final = r"\g<user>@"
 # Verbs that are not about one space
 _OF_REGISTRY: Final = frozenset(
-    {"create-space", "db", "demo", "doctor", "init", "quarantine", "rebuild", "repair"}
+    {
+        *("clone", "create-space", "db", "demo", "doctor", "init", "pull", "push"),
+        *("quarantine", "rebuild", "repair"),
+    }
 )
 _ARGUMENT: Final = re.compile(
     r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
@@ -130,8 +135,27 @@ def emit(
         for ref in sheet.refs:
             click.echo(printable(ref))
         return
-    if shown := as_text(sheet, width=terminal_width()):
+    if shown := as_text(_with_commands(sheet, session), width=terminal_width()):
         click.echo(shown)
+
+
+def _with_commands(sheet: Sheet, session: "Session") -> Sheet:
+    """Return a sheet whose columns of hints say commands, as the hints of errors do."""
+
+    def rewritten(table: Table) -> Table:
+        places = {place for place, header in enumerate(table.headers) if header in _HINTS}
+        rows = tuple(
+            tuple(
+                at_place(for_terminal(cell), session)
+                if place in places and cell not in ("", NOTHING)
+                else cell
+                for place, cell in enumerate(row)
+            )
+            for row in table.rows
+        )
+        return dataclasses.replace(table, rows=rows)
+
+    return dataclasses.replace(sheet, tables=tuple(map(rewritten, sheet.tables)))
 
 
 def terminal_width() -> int | None:

@@ -19,14 +19,17 @@ from share_registry.cli.output import emit, say, watching
 from share_registry.errors import InvalidInputError, ensure
 
 if TYPE_CHECKING:
-    from share_registry.registry.context import Location
+    from share_registry.registry.admission import Check
+    from share_registry.registry.location import Location
     from share_registry.registry.registry import Registry
+    from share_registry.values.audits import Checkpoint
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)
 # Where a registry lives as long as the process
 MEMORY: Final = "memory://"
-_LONGEST_CHECKPOINT: Final = 16 << 20
+# Exit code of `diff --exit-code` where two differ: git's 1 is that of a store that cannot be read
+DIFFERENT: Final = 9
 _NOTHING_KEPT: Final = f"note: {MEMORY} keeps nothing: it is gone when this ends"
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
@@ -41,6 +44,7 @@ class Session:
         space: Space for references and verbs that name none.
         json: Print JSON.
         quiet: Print refs only.
+        checks: Checks of commits, as `NAME=COMMAND`.
     """
 
     registry: str | None
@@ -48,11 +52,12 @@ class Session:
     space: str | None
     json: bool
     quiet: bool
+    checks: tuple[str, ...] = ()
 
     def locate(self) -> "Location":
         """Return where the registry is, for verbs that look at it without opening it."""
         from share_registry.outside.files import Outside
-        from share_registry.registry.context import locate
+        from share_registry.registry.location import locate
 
         return locate(self.registry, store=self.store, outside=Outside())
 
@@ -69,7 +74,20 @@ class Session:
         """Open the registry."""
         from share_registry import Registry
 
-        return Registry.open(self.registry, store=self.store, space=self.space, mode=mode)
+        return Registry.open(
+            self.registry,
+            store=self.store,
+            space=self.space,
+            mode=mode,
+            checks=self._checks(),
+        )
+
+    def _checks(self) -> "dict[str, Check] | None":
+        if not self.checks:
+            return None
+        from share_registry.registry.admission import parse_checks
+
+        return parse_checks(self.checks)
 
 
 def with_common_options(command: C) -> C:
@@ -101,6 +119,7 @@ def session_of(options: Mapping[str, Any]) -> Session:
         space=options.get("in_space"),
         json=options.get("json", False),
         quiet=options.get("quiet", False),
+        checks=options.get("checks", ()),
     )
 
 
@@ -110,6 +129,7 @@ def verb(
     doing: str = "",
     lists: str = "",
     first: Callable[[Session, Mapping[str, Any]], None] | None = None,
+    writing: str = "",
 ) -> Callable[[Callable[Concatenate["Registry", P], object]], click.Command]:
     """Make a command of a function that gets the open registry and returns what is to be printed.
 
@@ -119,6 +139,7 @@ def verb(
             before that with what was asked, and refuses what would leave an empty registry.
         doing: What is shown on a terminal while it runs, for verbs that take long.
         lists: What it lists, for verbs that do.
+        writing: The option with which a verb that reads writes.
     """
 
     def decorate(function: Callable[Concatenate["Registry", P], object]) -> click.Command:
@@ -131,11 +152,12 @@ def verb(
             if first is not None and begins:
                 first(asked, kwargs)
             created: list[str] = []
+            opening = "c" if begins else "w" if kwargs.get(writing) else mode
             with ExitStack() as until_printed:
                 try:
-                    with watching(doing, asked), asked.open("c" if begins else mode) as registry:
+                    with watching(doing, asked), asked.open(opening) as registry:
                         created = registry.context.created
-                        if mode != "r":
+                        if opening != "r":
                             until_printed.enter_context(_telling(registry))
                             if registry.location == MEMORY:
                                 say(_NOTHING_KEPT, asked)
@@ -218,32 +240,23 @@ def commit_of(text: str) -> int | str:
     return int(number[1]) if number else text
 
 
-def checkpoint_or_time(text: str) -> str:
-    """Return what a file holds, a checkpoint, or a time as it is."""
+def checkpoint_or_time(text: str) -> "Checkpoint | str":
+    """Return the checkpoint in a file, or a time as it is."""
     from share_registry.outside.files import Kind, Outside
     from share_registry.values.audits import Checkpoint
 
     outside = Outside()
-    file = outside.absolute(Path(text))
-    if outside.kind(file) is not Kind.FILE:
-        ensure(
-            text[:1].isdigit(),
-            InvalidInputError(
-                f"{text!r} is no time, and no file.",
-                hint="Give a file with what `share-registry checkpoint` printed, or a time such as "
-                "2026-11-16.",
-            ),
-        )
-        return text
-    content = outside.read(file, limit=_LONGEST_CHECKPOINT).decode(errors="replace")
+    if outside.kind(outside.absolute(Path(text))) is Kind.FILE:
+        return Checkpoint.load(text)
     ensure(
-        Checkpoint.begins(content),
+        text[:1].isdigit(),
         InvalidInputError(
-            f"file {text!r} holds no checkpoint.",
-            hint="Write it with `share-registry checkpoint > FILE`.",
+            f"{text!r} is no time, and no file.",
+            hint="Give a file that `share-registry checkpoint -o FILE` wrote, or a time such as "
+            "2026-11-16.",
         ),
     )
-    return content
+    return text
 
 
 def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:
@@ -260,7 +273,7 @@ def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:
 
 
 def _remember(context: click.Context, option: click.Parameter, value: object) -> None:
-    if value not in (None, False):
+    if value not in (None, False, ()):
         context.ensure_object(dict)[option.name] = value
 
 
@@ -307,8 +320,24 @@ author_option: Final = click.option(
     metavar="NAME",
     help="Who. [$SHARE_REGISTRY_AUTHOR, else CI's actor, git's user.name, the system's user]",
 )
+check_option: Final = click.option(
+    "--check",
+    "checks",
+    multiple=True,
+    expose_value=False,
+    callback=_remember,
+    metavar="NAME=COMMAND",
+    help="Run COMMAND on the adapter's files first, and commit only if it exits with 0; may be "
+    "repeated. [$SHARE_REGISTRY_CHECKS]",
+)
 reason_option: Final = click.option(
     "--reason", default="", metavar="TEXT", help="Why, for the log."
+)
+record_option: Final = click.option(
+    "--record",
+    is_flag=True,
+    help="Say in the log that it was exported, and where to. Releases without the feature "
+    "`exports` refuse what is behind such a record.",
 )
 key_option: Final = click.option(
     "--idempotency-key", metavar="KEY", help="Running again with the same key never commits twice."
@@ -316,23 +345,62 @@ key_option: Final = click.option(
 dry_run_option: Final = click.option(
     "--dry-run", is_flag=True, help="Measure and report; commit nothing."
 )
+format_option: Final = click.option(
+    "--format",
+    metavar="NAME",
+    help="What the files are, such as peft, kohya or mlx-lm. [their content tells]",
+)
 expected_option: Final = click.option(
     "--expected",
     type=expected_of,
     metavar="VERSION",
     help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.",
 )
+sign_option: Final = click.option(
+    "--sign",
+    metavar="KEY",
+    help="Sign with the private key in this file, or with Sigstore ('sigstore').",
+)
+base_config_option: Final = click.option(
+    "--base-config",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="For llama.cpp: config.json of the base model, or its directory. [of the Hub's cache]",
+)
+target_options: Final = with_options(
+    click.option(
+        "--profile",
+        type=click.Choice(["native", "portable"]),
+        help="Same keys and ranks, or the form that every server reads alike. "
+        "[native, or the first that --target reads rightly]",
+    ),
+    click.option(
+        "--target",
+        metavar="SERVER",
+        help="For peft, vllm, sglang, lorax, llama.cpp or openvino: what that refuses or misreads "
+        "is refused.",
+    ),
+)
+signatory_options: Final = with_options(
+    click.option(
+        "--key", metavar="FILE", help="Who must have signed: the public key of the signer."
+    ),
+    click.option(
+        "--identity", metavar="WHO", help="Or, signed with Sigstore, this address or workflow,"
+    ),
+    click.option("--issuer", metavar="URL", help="for which this OpenID Connect issuer vouches."),
+)
 # Names, metavariable (None: a flag) and help of the options that every verb takes
 _COMMON: Final = (
     (
         ("-R", "--registry"),
         "PLACE",
-        "Directory of the registry, or a catalog URL. [$SHARE_REGISTRY_URI, else ./share-registry]",
+        "Directory or bucket, or a catalog URL. [$SHARE_REGISTRY_URI, else ./share-registry]",
     ),
     (
         ("--store",),
-        "DIRECTORY",
-        "Directory of the store, with a catalog URL. [$SHARE_REGISTRY_STORE]",
+        "PLACE",
+        "Directory or bucket of the store, with a catalog URL. [$SHARE_REGISTRY_STORE]",
     ),
     (
         ("-s", "--space", "in_space"),

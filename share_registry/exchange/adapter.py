@@ -65,8 +65,8 @@ class Adapter:
             out.
         basis: Basis object that it was trained in, where it was trained in one.
         parent: `space/task@vN` that it was made from, where it is known.
-        tensors_digest: sha256 of the tensor file that export writes, where it was checked out and
-            given again.
+        tensors_digest: sha256 of the tensor file that export writes, where it was checked out or
+            exported, and given again.
     """
 
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)

@@ -17,8 +17,13 @@ _CACHE: Final = re.compile(
 _LOCAL: Final = re.compile(r"[/\\~.].*|[A-Za-z]:[/\\].*|.*\\.*|[^/]+/[^/]+/.*")
 # A run of digits is never tried in parts: a long one would take time without end.
 _GENERIC: Final = re.compile(
-    r"(checkpoint-|adapter|output).*|([-_.]?(v?\d++|s\d++|final|best|last|latest|lora|default|model"
-    r"|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
+    r"(checkpoint-|adapter|output|pytorch[-_](lora|model|adapter)).*|([-_.]?(v?\d++|s\d++|final|best|last|latest|lora|default|model"
+    r"|peft|lycoris|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
+)
+# What files of adapters end in.
+_SUFFIX: Final = re.compile(
+    r"(?<=.)\.(safetensors|gguf|bin|pt|pth|npz|onnx_adapter|(pth\.)?lora|(lora\.)?h5)$",
+    re.IGNORECASE,
 )
 _MAX_LABEL: Final = 512
 
@@ -134,12 +139,14 @@ def create_hint(label: str, *, spaces: Collection[str]) -> str:
 
 
 def derive_task(location: str) -> TaskName:
-    """Derive a task name from the name of a directory or repository.
+    """Derive a task name from the name of a directory, a file or a repository.
 
     Raises:
         RefusedError: the name says nothing about the task.
     """
     parts = _parts(location)
+    if parts:
+        parts[-1] = _SUFFIX.sub("", parts[-1])
     name = _slug(parts[-1]) if parts else ""
     if parts and _is_unspeakable(parts[-1]):
         raise RefusedError(

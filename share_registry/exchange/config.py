@@ -4,6 +4,7 @@ The bytes are kept as they are; this module only reads them. Fields are those of
 they mean for the factors of a file is worked out in `selection`.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -101,6 +102,15 @@ def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object
         raise InvalidInputError(
             error.message, hint="Save the adapter again with PEFT's save_pretrained."
         ) from error
+
+
+def relabel(content: bytes, base_model: str) -> bytes:
+    """Return a config that names another base model; everything else is as it was, in its order.
+
+    Raises InvalidInputError where it cannot be parsed.
+    """
+    config = parse_config(content) | {"base_model_name_or_path": base_model}
+    return f"{json.dumps(config, indent=2, ensure_ascii=False)}\n".encode()
 
 
 def names_in(config: Mapping[str, object], field: str) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
@@ -33,20 +33,19 @@ from share_registry.exchange.attachments import (
 )
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.portable import portable
-from share_registry.exchange.servers import lint
+from share_registry.exchange.export_form import ExportForm, Profile, form_of
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
-from share_registry.format.canonical import Json, dump, sha256, sha256_of_parts
+from share_registry.format.canonical import sha256_of_parts
 from share_registry.format.layout import Layout
 from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import errno_of
 
-Profile = Literal["native", "portable"]
-PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_CHANGED: Final = "Give another directory, or overwrite=True to replace it."
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+# How a file of weights begins: GGUF's own letters, of a few others none
+_MAGIC: Final = b"GGUF"
+_CHANGED: Final = "Give another place, or overwrite=True to replace it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,31 +83,27 @@ def files_of(
 
     Args:
         adapter: The adapter.
-        profile: "native": the adapter's own keys, config bytes, ranks and element types.
-            "portable": scale folded into B, one rank, lora_alpha = r, a minimal config.
+        profile: "native" or "portable", as `form_of`.
         card: What the model card says.
 
     Raises:
         RefusedError: the portable form does not exist for this adapter.
     """
-    ensure(
-        profile in PROFILES,
-        InvalidInputError(
-            f"profile {profile!r} is unknown, expected one of {', '.join(PROFILES)}.",
-            hint="native is the adapter as it was, portable means the same in every server.",
-        ),
-    )
-    plain, notes = (
-        (adapter, ()) if profile == "native" else portable(adapter, base_model=card.base_model)
-    )
-    files, left_out = _attached(plain.attachments)
-    files[CONFIG_FILE] = plain.config_bytes
-    files[TENSOR_FILE] = tensor_file(plain.layout, plain.tensors)
-    files[README] = card_text(card, profile=profile)
+    form = form_of(adapter, profile=profile, target=None, base_model=card.base_model)
+    return files_in(form, card=card)
+
+
+def files_in(form: ExportForm, *, card: CardFacts) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the files of an export in a form, and notes, as `files_of`."""
+    adapter = form.adapter
+    files, left_out = _attached(adapter.attachments)
+    files[CONFIG_FILE] = adapter.config_bytes
+    files[TENSOR_FILE] = tensor_file(adapter.layout, adapter.tensors)
+    files[README] = card_text(card, profile=form.profile)
     return dict(sorted(files.items())), (
-        *notes,
+        *form.changes,
         *(f"attachment {name!r} is left out: its name fits in no directory." for name in left_out),
-        *lint(plain, base_model=card.base_model),
+        *form.notes,
     )
 
 
@@ -183,13 +178,7 @@ def place(
             not overwritten.
         StoreError: the disk refuses; nothing is left behind.
     """
-    ensure(
-        not name or (_NAME.fullmatch(name) and not name.endswith(".") and ".." not in name),
-        InvalidInputError(
-            f"export name {name[:80]!r} is not allowed.",
-            hint="Use letters, digits and . _ - only, at most 128.",
-        ),
-    )
+    _check_name(name)
     target = outside.absolute(root / name if name else root)
     # the directory may be behind a link, the place of the files themselves may not
     kind = outside.kind_behind(target.parent)
@@ -215,12 +204,65 @@ def place(
     return target, True
 
 
-def export_digest(files: Mapping[str, bytes]) -> Digest:
-    """Return an exported directory's identity: sha256 over the names and digests of its files."""
-    entries: list[Json] = [
-        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
-    ]
-    return sha256(dump(entries))
+def place_file(content: bytes, root: Path, name: str, *, overwrite: bool, outside: Outside) -> Path:
+    """Write the file `root/name`, or `root` itself where the name is empty, and return its path.
+
+    The same file already there is success. Raises as `place`; nothing but a file that begins alike
+    is overwritten.
+    """
+    _check_name(name)
+    target = outside.absolute(root / name if name else root)
+    kind = outside.kind(target)
+    ensure(
+        kind in (None, Kind.FILE),
+        RefusedError(f"{target} is a {kind}, expected a file or nothing.", hint=_CHANGED),
+    )
+    if kind is not None and _is_file(target, content, outside):
+        return target
+    if kind is None:
+        outside.make_directory(target.parent)
+        fresh = target.with_name(f".{target.name}.{outside.token()[:16]}.new")
+        outside.write_new(fresh, content, point="export")
+        try:
+            is_new = outside.link_new(fresh, target)
+        finally:
+            if outside.exists(fresh):
+                outside.remove(fresh)
+        outside.sync_directory(target.parent)
+        if is_new or _is_file(target, content, outside):
+            return target
+    ensure(
+        overwrite, RefusedError(f"{target} holds something else than this export.", hint=_CHANGED)
+    )
+    is_alike = outside.read_beginning(target, size=len(_MAGIC)) == content[: len(_MAGIC)]
+    ensure(
+        is_alike,
+        RefusedError(
+            f"{target} is no file of this kind, so it is not overwritten.",
+            hint="Export to another file.",
+        ),
+    )
+    outside.rewrite(target, content, point="export")
+    return target
+
+
+def _is_file(target: Path, content: bytes, outside: Outside) -> bool:
+    try:
+        is_sized = outside.size(target) == len(content)
+        return is_sized and outside.read(target, limit=len(content)) == content
+    except NotFoundError:
+        # somebody else replaces it
+        return False
+
+
+def _check_name(name: str) -> None:
+    ensure(
+        not name or (_NAME.fullmatch(name) and not name.endswith(".") and ".." not in name),
+        InvalidInputError(
+            f"export name {name[:80]!r} is not allowed.",
+            hint="Use letters, digits and . _ - only, at most 200.",
+        ),
+    )
 
 
 def _lines(card: CardFacts, profile: str) -> list[str]:

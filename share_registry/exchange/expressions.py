@@ -57,16 +57,22 @@ class UnboundedExpressionError(Exception):
 
 @dataclass(slots=True)
 class Work:
-    """What is left of the steps that the expressions of one config may take."""
+    """What is left of the steps that the expressions of one config may take.
+
+    Attributes:
+        steps: How many are left.
+        subject: How messages name where the expressions stand.
+    """
 
     steps: int = _MAX_STEPS
+    subject: str = "adapter_config.json"
 
     def spend(self, steps: int) -> None:
         """Take steps. Raises RefusedError where there are none left."""
         self.steps -= steps
         if self.steps < 0:
             raise RefusedError(
-                "adapter_config.json: its expressions take more than"
+                f"{self.subject}: its expressions take more than"
                 f" {_MAX_STEPS} steps on the modules of the adapter.",
                 hint="Give fewer expressions, or name modules by the ends of their paths.",
             )
@@ -98,7 +104,7 @@ class Expression:
         return bool(self._ends(path))
 
     def _ends(self, text: str) -> Places:
-        path = _Path(text=text, expression=self.text)
+        path = _Path(text=text, expression=self.text, subject=self.work.subject)
         try:
             return self.part(1, path)
         finally:
@@ -204,10 +210,11 @@ def is_plain(text: str) -> bool:
 class _Path:
     """A path, and where in it what matches; each is looked for once."""
 
-    __slots__ = ("_expression", "_places", "all", "end", "steps", "text")
+    __slots__ = ("_expression", "_places", "_subject", "all", "end", "steps", "text")
 
-    def __init__(self, *, text: str, expression: str) -> None:
+    def __init__(self, *, text: str, expression: str, subject: str) -> None:
         self.text = text
+        self._subject = subject
         self.steps = 0
         self.all: Places = (2 << len(text)) - 1
         self.end: Places = 1 << len(text)
@@ -218,7 +225,7 @@ class _Path:
         self.steps += steps
         if self.steps > _MAX_STEPS_OF_PATH:
             raise RefusedError(
-                f"adapter_config.json: the expression {self._expression[:80]!r} takes more than"
+                f"{self._subject}: the expression {self._expression[:80]!r} takes more than"
                 f" {_MAX_STEPS_OF_PATH} steps on the path {self.text[:80]!r}.",
                 hint=_HINT,
             )

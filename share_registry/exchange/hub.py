@@ -5,16 +5,18 @@ from the client's cache.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, StoreError, ensure
+from share_registry.errors import StoreError, ensure
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.adapter_files import MAX_TENSOR_FILE_BYTES, Files
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.peft_directory import Files, read_files
+from share_registry.exchange.hub_client import HubLocation, open_client, translate_errors
+from share_registry.exchange.importers.formats import read_contents
 from share_registry.exchange.places import SCHEME
 from share_registry.format.records import Source
 from share_registry.outside.files import Outside
@@ -22,15 +24,16 @@ from share_registry.outside.files import Outside
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-_PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_LOCATION: Final = re.compile(
-    rf"hf://(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}))?"
-    r"(?:/(?P<folder>[A-Za-z0-9][A-Za-z0-9._/-]{0,255}))?"
-)
+# Files that are looked into to tell their format.
+_CANDIDATE: Final = re.compile(r".*\.(safetensors|gguf|onnx_adapter|h5)", re.IGNORECASE)
+_WHOLE_MODEL: Final = re.compile(r"(diffusion_pytorch_|pytorch_)?model[-.]", re.IGNORECASE)
+_LARGEST_ADAPTER_BYTES: Final = 4 << 30
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
-def read_hub(location: str, *, outside: Outside) -> Adapter:
+def read_hub(
+    location: str, *, format: str | None = None, part: str | None = None, outside: Outside
+) -> Adapter:
     """Read an adapter from the Hub.
 
     The revision is resolved to a commit hash once; every file is of that commit, which
@@ -39,31 +42,20 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
     Args:
         location: `hf://owner/repo`, with `@revision` (branch, tag or commit hash) and a folder
             where wanted.
+        format: The name of its format; None where its content tells.
+        part: Which of several adapters there is meant.
         outside: The file system and the environment.
 
     Raises:
         InvalidInputError: the location, or a file that cannot be used.
         NotFoundError: no such repository, revision or file, or no right to see it.
-        RefusedError: an adapter that cannot be taken apart safely.
+        RefusedError: an adapter that cannot be taken apart safely; no right to see it.
         StoreError: the Hub cannot be reached.
     """
-    match = _LOCATION.fullmatch(location)
-    if match is None or ".." in location:
-        raise InvalidInputError(
-            f"location {location[:120]!r} is not hf://owner/repo[@revision][/folder].",
-            hint="Example: hf://alignment-handbook/zephyr-7b-sft-lora@main.",
-        )
-    repo, revision = match["repo"], match["revision"]
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise RefusedError(
-            "huggingface_hub is not installed, expected it for hf:// locations.",
-            hint="pip install huggingface_hub",
-        ) from error
-    api = HfApi(endpoint=outside.environment("HF_ENDPOINT") or None)
-    with _translate_errors(f"{SCHEME}{repo}{f'@{revision}' if revision else ''}"):
-        model = api.model_info(repo, revision=revision, files_metadata=True)
+    place = HubLocation.parse(location)
+    api = open_client(outside)
+    with translate_errors(replace(place, folder=PurePosixPath()).at(place.revision)):
+        model = api.model_info(place.repo, revision=place.revision, files_metadata=True)
     commit = model.sha or ""
     ensure(
         _COMMIT.fullmatch(commit),
@@ -73,26 +65,60 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
             hint="Check HF_ENDPOINT.",
         ),
     )
-    folder = PurePosixPath(match["folder"] or "")
 
-    def read(path: str, limit: int) -> bytes:
-        with _translate_errors(f"{SCHEME}{repo}@{commit[:8]}/{path}"):
+    def cached(path: str) -> Path:
+        with translate_errors(f"{SCHEME}{place.repo}@{commit[:8]}/{path}"):
             # The cache holds links to its own content; the link is resolved here, as reading
             # follows none.
-            cached = outside.resolved(Path(api.hf_hub_download(repo, path, revision=commit)))
-        return outside.read(cached, limit=limit)
+            return outside.resolved(Path(api.hf_hub_download(place.repo, path, revision=commit)))
 
-    place = f"{SCHEME}{repo}{f'/{folder}' if match['folder'] else ''}"
-    return read_files(
-        _list_files(model, folder, read),
-        source=Source(kind="hub", location=place, revision=commit),
+    copies = _Copies(cached=cached, outside=outside)
+    return read_contents(
+        _list_files(model, place.folder, copies),
+        Source(kind="hub", location=place.at(None), revision=commit),
+        format=format,
+        part=part,
     )
 
 
-def _list_files(
-    model: "ModelInfo", folder: PurePosixPath, read: Callable[[str, int], bytes]
-) -> Files:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copies:
+    """The files of a repository in the cache of its library.
+
+    Attributes:
+        cached: Downloads a file where that is due; gives where it lies.
+        outside: The file system.
+    """
+
+    cached: Callable[[str], Path]
+    outside: Outside
+
+    def read(self, path: PurePosixPath, limit: int) -> bytes:
+        """Return a file's bytes, at most `limit`."""
+        return self.outside.read(self.cached(str(path)), limit=limit)
+
+    def beginning(self, path: PurePosixPath, whole: int | None, size: int) -> bytes:
+        """Return the first bytes of a file that may be an adapter; none of any other.
+
+        The file is downloaded for that: not a pickle, nor a part of a whole model.
+        """
+        is_candidate = _CANDIDATE.fullmatch(path.name) and not _WHOLE_MODEL.match(path.name)
+        if not is_candidate or (whole or 0) > _LARGEST_ADAPTER_BYTES:
+            return b""
+        return self.outside.read_beginning(self.cached(str(path)), size=size)
+
+
+def _list_files(model: "ModelInfo", folder: PurePosixPath, copies: "_Copies") -> Files:
     siblings = {PurePosixPath(sibling.rfilename): sibling for sibling in model.siblings or []}
+    if folder in siblings:
+        # a single file
+        size = siblings[folder].size
+        return Files(
+            sizes={folder.name: MAX_TENSOR_FILE_BYTES if size is None else size},
+            others=(),
+            read=lambda _, limit: copies.read(folder, limit),
+            read_beginning=lambda _, size: copies.beginning(folder, siblings[folder].size, size),
+        )
     below = sorted(
         {
             path.relative_to(folder).parts[0]
@@ -107,51 +133,14 @@ def _list_files(
             if path.parent == folder
         },
         others=below,
-        read=lambda name, limit: read(str(folder / name), limit),
+        read=lambda name, limit: copies.read(folder / name, limit),
+        read_beginning=lambda name, size: copies.beginning(
+            folder / name, siblings[folder / name].size, size
+        ),
+        open_folder=lambda name: _list_files(model, folder / name, copies),
         folders={
-            name: _list_files(model, folder / name, read)
+            name: _list_files(model, folder / name, copies)
             for name in (below if folder / CONFIG_FILE not in siblings else [])
             if folder / name / CONFIG_FILE in siblings
         },
     )
-
-
-@contextmanager
-def _translate_errors(place: str) -> Iterator[None]:
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    # the error family of the client's HTTP library
-    http = cast("type[Exception]", HfHubHTTPError.__bases__[0])
-    try:
-        yield
-    except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise StoreError(
-            f"{place} cannot be fetched: {_first(error)}",
-            hint="Check the network and HF_ENDPOINT, and run it again.",
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        raise NotFoundError(
-            f"{place} is not on the Hub: {_first(error)}",
-            hint="Check the name and revision;"
-            " for a private repository log in with `hf auth login`.",
-        ) from error
-    except HFValidationError as error:
-        raise InvalidInputError(
-            f"{place} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision]."
-        ) from error
-    except (http, OSError) as error:
-        raise StoreError(
-            f"{place} cannot be fetched: {_first(error)}",
-            hint="Check the network and HF_ENDPOINT, and run it again.",
-        ) from error
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

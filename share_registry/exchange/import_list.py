@@ -1,9 +1,10 @@
 """What an import is given: directories that hold adapters, or a list in a CSV file.
 
-Below a directory every folder with an `adapter_config.json` is an adapter. Its task has the name of
-its folder or, where that says nothing (`checkpoint-500`, `final`), of the nearest folder above it
-that does; two adapters of one name are refused, as which of them is the later version is not known.
-A list says it: one row an adapter, in the order of their versions.
+Below a directory every folder with an `adapter_config.json` is an adapter, and so is what another
+program wrote, by its content (`importers.search`). Its task has the name of its folder or file or,
+where that says nothing (`checkpoint-500`, `final`), of the nearest folder above it that does; two
+adapters of one name are refused, as which of them is the later version is not known. A list says
+it: one row an adapter, in the order of their versions.
 """
 
 import csv
@@ -17,15 +18,26 @@ from typing import Any, Final
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.base_model import derive_task, derive_task_of_folders
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.places import SCHEME, is_directory
+from share_registry.exchange.places import SCHEME, SourcePlace, is_directory
 from share_registry.kinds import FilePath
 from share_registry.outside.files import Kind, Outside
 from share_registry.values.imports import ImportOutcome, ImportSource, ImportStatus
 
 _MAX_LIST_BYTES: Final = 1 << 28
 _COLUMNS: Final = (
-    *("source", "task", "space", "message", "labels", "metrics", "source_time", "derived_from"),
+    *(
+        "source",
+        "task",
+        "space",
+        "message",
+        "labels",
+        "metrics",
+        "source_time",
+        "derived_from",
+        "format",
+    ),
 )
+_NAME_IT: Final = "Name its task in a list: from_file=."
 # Columns of one label or metric: label.team, metric.accuracy
 _NAMED: Final = {"label": "labels", "metric": "metrics"}
 _HINT: Final = (
@@ -61,6 +73,9 @@ def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcom
 
     Raises NotFoundError where there are none, StoreError.
     """
+    # formats load torch, which a list alone does not need
+    from share_registry.exchange.importers.search import places_below, refusal_of
+
     if isinstance(source, ImportSource):
         return [source]
     ensure(
@@ -70,28 +85,41 @@ def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcom
     folder = Path(source) if is_directory(source) else None
     if folder is None or outside.kind(folder) is not Kind.DIRECTORY:
         return [ImportSource(adapter=source)]
-    if outside.exists(folder / CONFIG_FILE):
-        return [ImportSource(adapter=source)]
-    folders = sorted(
-        path.parent for path in outside.files_below(folder) if path.name == CONFIG_FILE
-    )
+    places = places_below(folder, outside=outside)
     ensure(
-        folders,
+        places,
         NotFoundError(
-            f"there is no adapter in {folder} or below it: no {CONFIG_FILE}.",
-            hint="Give a directory of PEFT adapters, or a list with from_file=.",
+            f"there is no adapter in {folder} or below it: no {CONFIG_FILE}, and no file of another"
+            " program's adapter.",
+            hint="Give a directory of adapters, or a list with from_file=.",
         ),
     )
-    names = {path: _name_below(folder, path) for path in folders}
-    times = Counter(names.values())
-    return [_named(path, name, times[name]) for path, name in names.items()]
+    if [Path(place) for place in places] == [folder] and places[0].part is None:
+        return [ImportSource(adapter=source)]
+    names = {place: _name_below(folder, place) for place in places}
+    # what is refused whatever it is called takes no name from others
+    refusals = {place: refusal_of(place, outside=outside) for place in places}
+    refused = {place: error for place, error in refusals.items() if error is not None}
+    times = Counter(name for place, name in names.items() if place not in refused)
+    # of files of one name in several folders, the folders say more
+    names |= {
+        place: derive_task_of_folders(Path(place).parent.relative_to(folder).parts) or name
+        for place, name in names.items()
+        if times[name] > 1 and place.part is None and outside.kind(Path(place)) is Kind.FILE
+    }
+    times = Counter(name for place, name in names.items() if place not in refused)
+    return [
+        _refused(place, refused[place]) if place in refused else _named(place, name, times[name])
+        for place, name in names.items()
+    ]
 
 
 def read_list(path: Path, *, outside: Outside) -> list[ImportSource]:
     """Return the adapters of a CSV file; its relative paths begin at its own directory.
 
     Columns: source, and any of task, space, message, labels and metrics (`name=value`, several
-    parted by `;`), label.NAME, metric.NAME, source_time, derived_from (several parted by `;`).
+    parted by `;`), label.NAME, metric.NAME, source_time, derived_from (several parted by `;`),
+    format.
 
     Raises InvalidInputError, NotFoundError, StoreError.
     """
@@ -172,6 +200,7 @@ def _source_of(row: Mapping[str | None, Any], where: str, folder: Path) -> Impor
         metrics={name: _number(name, value, where) for name, value in pairs["metrics"].items()},
         derived_from=tuple(filter(None, map(str.strip, cells.get("derived_from", "").split(";")))),
         source_time=cells.get("source_time") or None,
+        format=cells.get("format") or None,
     )
 
 
@@ -194,21 +223,35 @@ def _number(name: str, value: str, where: str) -> float:
         ) from error
 
 
-def _name_below(folder: Path, path: Path) -> str | RefusedError:
+def _name_below(folder: Path, place: SourcePlace) -> str | RefusedError:
     """Return the name of an adapter below a directory; where no folder says one, why not."""
+    path = Path(place)
     try:
-        return derive_task(path.as_posix())
+        return derive_task(place.part or path.as_posix())
     except RefusedError as error:
         return derive_task_of_folders(path.relative_to(folder).parts) or error
 
 
-def _named(path: Path, name: str | RefusedError, times: int) -> ImportSource | ImportOutcome:
+def _named(
+    place: SourcePlace, name: str | RefusedError, times: int
+) -> ImportSource | ImportOutcome:
     """Return an adapter under its name, refused where it has none or is one of several."""
     if isinstance(name, RefusedError):
-        reason, hint = name.message, "Name its task in a list: from_file=."
-    elif times == 1:
-        return ImportSource(adapter=path, task=name, is_derived=True)
-    else:
-        reason = f"{times} adapters would be of task {name!r}, and their order is not known."
-        hint = "Name their tasks in a list, in the order of their versions: from_file=."
-    return ImportOutcome(source=str(path), status=ImportStatus.REFUSED, reason=reason, hint=hint)
+        return _refused(place, RefusedError(name.message, hint=_NAME_IT))
+    if times == 1:
+        adapter = Path(place) if place.part is None else place
+        return ImportSource(adapter=adapter, task=name, is_derived=True)
+    error = RefusedError(
+        f"{times} adapters would be of task {name!r}, and their order is not known.",
+        hint="Name their tasks in a list, in the order of their versions: from_file=.",
+    )
+    return _refused(place, error)
+
+
+def _refused(place: SourcePlace, error: RefusedError) -> ImportOutcome:
+    return ImportOutcome(
+        source=str(place),
+        status=ImportStatus.REFUSED,
+        reason=error.message,
+        hint=error.hint,
+    )

@@ -1,13 +1,13 @@
 """Load what can be committed: a directory, a Hub location, a live model or an adapter in memory.
 
-`IMPORTERS` is the table of what is understood; the first entry that matches a source reads it. To
-add a format, write one module of `exchange` with one function that reads the format and ends in
-`adapter_of` (tensors and a config) or `read_files` (a directory, wherever it lies), so that every
-source passes the same checks. Import what it needs inside that function: the table is loaded with
-every commit. Then add one entry here, before the entries that would match the same sources.
+`IMPORTERS` is the table of what is understood; the first entry that matches a source reads it. What
+the files at a place are, `importers.formats` says. To add another kind of source, write one module
+of `exchange` with one function that reads it and ends in `adapter_of` (tensors and a config) or
+`read_contents` (files, wherever they lie), so that every source passes the same checks. Import what
+it needs inside that function: the table is loaded with every commit. Then add one entry here,
+before the entries that would match the same sources.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,10 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.hub import read_hub
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.peft_model import read_model, unwrap
-from share_registry.exchange.places import is_on_hub, is_place
+from share_registry.exchange.places import is_on_hub, is_place, place_of
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
 from share_registry.format.records import Source
@@ -57,11 +58,10 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Ou
         NotFoundError, RefusedError: as the readers of `exchange`.
     """
     name = task_name(task) if task is not None else None
-    if adapter_name is not None and not _is_live_model(source):
-        shown = repr(os.fspath(source)) if is_place(source) else f"a {type(source).__name__}"
+    if isinstance(source, Adapter) and adapter_name is not None:
         raise InvalidInputError(
-            f"adapter_name {adapter_name!r} is given for {shown}:"
-            " it only applies to live PEFT models.",
+            f"adapter_name {adapter_name!r} is given for an Adapter:"
+            " it only applies to live PEFT models, and to files that hold several adapters.",
             hint="Leave it out, or give the model.",
         )
     importer = _importer_of(source)
@@ -105,12 +105,16 @@ def _is_live_model(source: Any) -> bool:
     return all(member_of(model, name) is not None for name in ("peft_config", "state_dict"))
 
 
-def _read_hub(source: Any, _: str | None, outside: Outside) -> Adapter:
-    return read_hub(os.fspath(source), outside=outside)
+def _read_hub(source: Any, adapter_name: str | None, outside: Outside) -> Adapter:
+    place = place_of(source)
+    part = adapter_name or place.part
+    return read_hub(place.path, format=place.format, part=part, outside=outside)
 
 
-def _read_directory(source: Any, _: str | None, outside: Outside) -> Adapter:
-    return read_directory(Path(source), outside=outside)
+def _read_place(source: Any, adapter_name: str | None, outside: Outside) -> Adapter:
+    place = place_of(source)
+    part = adapter_name or place.part
+    return read_place(Path(place.path), format=place.format, part=part, outside=outside)
 
 
 def _read_live_model(source: Any, adapter_name: str | None, _: Outside) -> Adapter:
@@ -145,6 +149,6 @@ def _read_adapter(adapter: Any, _: str | None, __: Outside) -> Adapter:
 IMPORTERS: Final = (
     Importer(label="an Adapter in memory", matches=_is_adapter, read=_read_adapter),
     Importer(label="a Hub location", matches=is_on_hub, read=_read_hub, names_task=True),
-    Importer(label="a directory", matches=is_place, read=_read_directory, names_task=True),
+    Importer(label="a place", matches=is_place, read=_read_place, names_task=True),
     Importer(label="a live PEFT model", matches=_is_live_model, read=_read_live_model),
 )

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import Final
 
 _DIFFUSERS: Final = (
-    "Load it with diffusers (pipeline.load_lora_weights) and commit the model that it went into,"
-    " such as pipeline.unet or pipeline.transformer, each as its own task."
+    "Save it as safetensors where you trust it: pipeline.load_lora_weights, then"
+    " pipeline.save_lora_weights; such a file is read."
 )
-_TRANSPOSE: Final = (
-    "Write it as PEFT does: lora_a and lora_b transposed, as lora_A.weight and lora_B.weight"
-    " behind 'base_model.model.', with lora_alpha = scale * rank."
+_MLX: Final = (
+    "Give the directory that mlx_lm.lora wrote, with adapters.safetensors and its"
+    " adapter_config.json; an .npz is saved anew with mlx.core.load and save_safetensors."
 )
 _RETRAIN: Final = "It has no form that PEFT loads: train the adapter with PEFT."
 # What a file is called -> whose format that is, and the next step; the first that matches counts.
@@ -26,7 +26,7 @@ _FORMATS: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = tuple(
         (
             r"(\d+_)?adapters\.(safetensors|npz)",
             "an adapter of MLX",
-            _TRANSPOSE,
+            _MLX,
         ),
         (
             r".*\.gguf",

@@ -6,9 +6,8 @@ or mapped.
 
 import json
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,20 +17,22 @@ from pydantic import ValidationError
 from share_registry.errors import (
     IntegrityError,
     InvalidInputError,
-    NotFoundError,
-    RefusedError,
     ensure,
 )
-from share_registry.exchange import attachments as rules
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.adapter_files import (
+    MAX_TENSOR_FILE_BYTES,
+    Files,
+    attached_files,
+    has_card,
+    list_files,
+    read_file,
+    require_adapter,
+    text_of_path,
+)
 from share_registry.exchange.attachments import (
-    PIPELINE_FILE,
     TENSOR_FILE,
     check_names,
-    is_pickle,
-    is_pickle_name,
-    is_safe_name,
-    pipeline_folders,
     without_card,
 )
 from share_registry.exchange.classify import layout_of, tied_modules
@@ -45,8 +46,8 @@ from share_registry.exchange.config import (
     settings_of,
 )
 from share_registry.exchange.config_checks import config_remarks, header_remarks, refuse_unsafe
+from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.normal_form import reading_remarks
-from share_registry.exchange.other_formats import name_format
 from share_registry.exchange.plain_keys import key_remarks
 from share_registry.exchange.selection import absent_heads, module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
@@ -56,41 +57,16 @@ from share_registry.format.layout import MAX_TENSORS, Layout, TensorSpec
 from share_registry.format.records import Source
 from share_registry.format.safetensors_file import Item
 from share_registry.names import Digest, first_and_more
-from share_registry.outside.files import Kind, Outside
+from share_registry.outside.files import Outside
 from share_registry.parallel import MAX_THREADS, side_by_side
 
-MAX_TENSOR_FILE_BYTES: Final = 16 << 30
 # What PEFT writes into the header of every tensor file.
 PEFT_METADATA: Final = (("format", "pt"),)
 # bytes of tensors from which on they are hashed by several threads
 _HASHED_SIDE_BY_SIDE: Final = 1 << 26
-# Of the files that are not kept, in a remark
-_LISTED: Final = 20
 _LIMITS: Final = (
     "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
 )
-_SHORTER: Final = (
-    "Name modules by the ends of their paths in target_modules, rank_pattern and alpha_pattern,"
-    " as PEFT matches them."
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """The files of one directory: sizes known, contents not yet read.
-
-    Attributes:
-        sizes: Name -> bytes, regular files only.
-        others: Names of what is no regular file.
-        read: Gives a file's bytes, at most `limit`.
-        folders: The files of each sub-directory that has a config of PEFT; empty where this
-            directory has one itself.
-    """
-
-    sizes: Mapping[str, int]
-    others: Sequence[str]
-    read: Callable[[str, int], bytes]
-    folders: Mapping[str, "Files"] = field(default_factory=dict)
 
 
 def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
@@ -107,9 +83,9 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
         RefusedError: an adapter that cannot be lowered apart safely.
     """
     folder = outside.absolute(Path(os.path.normpath(path)))
-    location = str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace")
     return read_files(
-        _list_files(folder, outside), source=Source(kind="directory", location=location)
+        list_files(folder, outside),
+        source=Source(kind="directory", location=text_of_path(folder)),
     )
 
 
@@ -126,11 +102,11 @@ def read_files(files: Files, *, source: Source) -> Adapter:
         adapter = read_files(inner, source=source)
         remark = f"read from {name}, the only directory with an adapter there."
         return replace(adapter, remarks=(remark, *adapter.remarks))
-    _require(files, source)
-    config_bytes = _read(files, CONFIG_FILE, MAX_CONFIG_BYTES)
+    require_adapter(files, source)
+    config_bytes = read_file(files, CONFIG_FILE, MAX_CONFIG_BYTES)
     refuse_unsafe(parse_config(config_bytes))
-    content = _read(files, TENSOR_FILE, MAX_TENSOR_FILE_BYTES)
-    attached, remarks = _attachments(files)
+    content = read_file(files, TENSOR_FILE, MAX_TENSOR_FILE_BYTES)
+    attached, remarks = attached_files(files, (CONFIG_FILE, TENSOR_FILE))
     try:
         parsed = safetensors_file.read(content, subject=TENSOR_FILE)
     except IntegrityError as error:
@@ -151,6 +127,8 @@ def read_files(files: Files, *, source: Source) -> Adapter:
         adapter,
         original={CONFIG_FILE: config_bytes, TENSOR_FILE: content},
         remarks=(*adapter.remarks, *key_remarks(adapter.config, adapter.tensors), *remarks),
+        # an export may be of a version that is there
+        tensors_digest=digest_of_file(adapter.layout, adapter.tensors) if has_card(files) else None,
     )
 
 
@@ -358,180 +336,3 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
 def _is_zero(tensor: torch.Tensor) -> bool:
     """Tell whether all values are zero; the first ones nearly always tell."""
     return not bool(tensor[:1].any()) and not bool(tensor.any())
-
-
-def not_there(place: str) -> NotFoundError:
-    """Return the error that there is no directory at a place."""
-    scheme = re.match(r"([a-z][a-z0-9+]+):/", place)
-    return NotFoundError(
-        f"adapter directory {place} does not exist.",
-        hint=f"{scheme[1]}:// is not read: download it, then give the directory."
-        if scheme
-        else "Check the path.",
-    )
-
-
-def _list_files(folder: Path, outside: Outside) -> Files:
-    kind = outside.kind_behind(folder)
-    ensure(
-        kind is not None,
-        not_there(str(folder)),
-    )
-    if kind is Kind.FILE:
-        raise _not_a_directory(folder)
-    ensure(
-        kind is Kind.DIRECTORY,
-        InvalidInputError(
-            f"{folder} is a {kind}, expected a directory of PEFT.",
-            hint=f"Give the directory with {CONFIG_FILE}.",
-        ),
-    )
-    kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
-    for name, entry_kind in kinds.items():
-        ensure(
-            entry_kind is not Kind.LINK,
-            InvalidInputError(
-                f"{folder / name} is a symbolic link, expected a regular file.",
-                hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
-            ),
-        )
-    below = [name for name, entry_kind in kinds.items() if entry_kind is Kind.DIRECTORY]
-    return Files(
-        sizes={
-            name: outside.size(folder / name) or 0
-            for name, entry_kind in kinds.items()
-            if entry_kind is Kind.FILE
-        },
-        others=[name for name, entry_kind in kinds.items() if entry_kind is not Kind.FILE],
-        read=lambda name, limit: outside.read(folder / name, limit=limit),
-        folders={
-            name: _list_files(folder / name, outside)
-            for name in (below if CONFIG_FILE not in kinds else [])
-            if outside.kind(folder / name / CONFIG_FILE) is Kind.FILE
-        },
-    )
-
-
-def _not_a_directory(path: Path) -> InvalidInputError:
-    if path.name in (CONFIG_FILE, TENSOR_FILE):
-        return InvalidInputError(
-            f"{path} is a file, expected a directory.", hint=f"Give the directory, {path.parent}."
-        )
-    _, label, hint = name_format([path.name]) or (
-        "",
-        "a file",
-        f"Give the directory with {CONFIG_FILE}.",
-    )
-    return InvalidInputError(f"{path} is {label}, expected a directory of PEFT.", hint=hint)
-
-
-def _require(files: Files, source: Source) -> None:
-    """Check that the two files an adapter needs are there, and say what is there instead."""
-    if TENSOR_FILE in files.sizes and CONFIG_FILE in files.sizes:
-        return
-    missing = CONFIG_FILE if CONFIG_FILE not in files.sizes else TENSOR_FILE
-    ensure(
-        missing not in files.others,
-        InvalidInputError(
-            f"{source.location} has {missing}, but not as a regular file.",
-            hint="Give the directory that PEFT's save_pretrained wrote.",
-        ),
-    )
-    models = [name for name in files.sizes if name.startswith("adapter_model")]
-    shards = [name for name in models if name.endswith((".safetensors", ".index.json"))]
-    pickles = [name for name in models if is_pickle_name(name)]
-    if missing == TENSOR_FILE and shards:
-        raise RefusedError(
-            f"{source.location} has {shards[0]}, expected one {TENSOR_FILE}:"
-            " sharded adapters load in no server.",
-            hint="Join the shards into one file.",
-        )
-    if missing == TENSOR_FILE and pickles:
-        raise InvalidInputError(
-            f"{source.location} has {pickles[0]}, expected {TENSOR_FILE}:"
-            " pickles are never opened.",
-            hint="Convert it: load it with PEFT where you trust it and call save_pretrained,"
-            " which writes safetensors.",
-        )
-    if files.folders:
-        names = sorted(files.folders, key=_by_number)
-        raise InvalidInputError(
-            f"{source.location} has no {missing}, but {len(names)} directories with an adapter:"
-            f" {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}.",
-            hint=f"Give one of them, such as {source.location}/{names[-1]}.",
-        )
-    if foreign := name_format(files.sizes):
-        name, label, hint = foreign
-        raise InvalidInputError(
-            f"{source.location} has no {missing}; its {name} is {label}.", hint=hint
-        )
-    raise NotFoundError(
-        f"{source.location} has no {missing}.",
-        hint="Give the directory that PEFT's save_pretrained wrote.",
-    )
-
-
-def _by_number(name: str) -> tuple[str, int, str]:
-    """Order by name, checkpoints by their step."""
-    digits = re.search(r"\d{1,15}$", name, re.ASCII)
-    return name[: digits.start()] if digits else name, int(digits[0]) if digits else -1, name
-
-
-def _read(files: Files, name: str, limit: int) -> bytes:
-    ensure(
-        files.sizes[name] <= limit,
-        InvalidInputError(
-            f"{name} has {files.sizes[name]} bytes, more than the limit of {limit}.",
-            hint=_SHORTER if name == CONFIG_FILE else "Save it in bfloat16, or with a lower rank.",
-        ),
-    )
-    try:
-        content = files.read(name, limit)
-    except IntegrityError as error:
-        raise InvalidInputError(
-            error.message, hint="Only regular files within the limit are read."
-        ) from error
-    ensure(
-        not content.startswith(b"version https://git-lfs.github.com/spec/"),
-        InvalidInputError(
-            f"{name} is a git-LFS pointer of {len(content)} bytes, expected the file itself.",
-            hint="Run `git lfs pull` in the clone, or commit hf://owner/repo.",
-        ),
-    )
-    return content
-
-
-def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
-    names = sorted(files.sizes.keys() - {CONFIG_FILE, TENSOR_FILE})
-    kept: dict[str, bytes] = {}
-    skipped = [f"{name} (no regular file)" for name in files.others]
-    lowered = {CONFIG_FILE, TENSOR_FILE}
-    left = rules.MAX_ATTACHMENTS_BYTES
-    for name in names:
-        size = files.sizes[name]
-        if name.startswith("."):
-            skipped.append(f"{name} (dotfile)")
-        elif not is_safe_name(name):
-            skipped.append(f"{name} (a name that is not safe on every system)")
-        elif name.casefold() in lowered:
-            skipped.append(f"{name} (another name differs in case alone)")
-        elif is_pickle_name(name):
-            skipped.append(f"{name} (pickle or training state)")
-        elif len(kept) == rules.MAX_ATTACHMENTS:
-            skipped.append(f"{name} (over the limit of {rules.MAX_ATTACHMENTS} files)")
-        elif size > min(rules.MAX_ATTACHMENT_BYTES, left):
-            skipped.append(f"{name} ({size} bytes, over the limit)")
-        elif is_pickle(content := _read(files, name, size)):
-            skipped.append(f"{name} (pickle)")
-        elif name == PIPELINE_FILE and (parts := pipeline_folders(content)):
-            skipped.append(f"{name} (it needs {first_and_more(parts, 3)})")
-        else:
-            kept[name] = content
-            lowered.add(name.casefold())
-            left -= size
-    # what is no Unicode cannot be written into a note
-    shown = "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1]
-        for letter in first_and_more(skipped, _LISTED)
-    )
-    return without_card(kept), [f"not kept: {shown}."] if skipped else []

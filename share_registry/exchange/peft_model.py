@@ -5,7 +5,7 @@ PEFT is imported only here, and only when called.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from types import ModuleType
 from typing import Any, Final
@@ -21,13 +21,44 @@ from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.plain_keys import PARALLEL, WRAPPERS, plain_config, plain_key
 from share_registry.format.records import Source
 from share_registry.kinds import member_of, wrong_kind
-from share_registry.names import digest
+from share_registry.names import Digest, digest
 
 _PARALLEL: Final = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 _OTHER_BASE: Final = (
     "Load the base model the adapter was trained on; where tokens were added to it, call"
     " model.resize_token_embeddings first, as then."
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSnapshot:
+    """One adapter of a live model as it was at one moment, not looked into yet.
+
+    Attributes:
+        tensors: Its parameters by the keys of files.
+        config_bytes: Its adapter_config.json.
+        location: What kind of model it is of.
+        remarks: What is worth knowing.
+        basis, parent: As those of an `Adapter`.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    config_bytes: bytes
+    location: str
+    remarks: tuple[str, ...] = ()
+    basis: Digest | None = None
+    parent: str | None = None
+
+    def adapter(self) -> Adapter:
+        """Return the adapter. Raises InvalidInputError, RefusedError as for a directory."""
+        source = Source(kind="peft", location=self.location)
+        adapter = adapter_of(self.tensors, self.config_bytes, source=source)
+        return replace(
+            adapter,
+            remarks=(*adapter.remarks, *self.remarks),
+            basis=self.basis,
+            parent=self.parent,
+        )
 
 
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
@@ -46,6 +77,23 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
         NotFoundError: the model has no such adapter.
         InvalidInputError, RefusedError: as for a directory.
     """
+    return take_snapshot(model, adapter_name=adapter_name).adapter()
+
+
+def take_snapshot(
+    model: Any, *, adapter_name: str | None = None, copied: bool = False
+) -> ModelSnapshot:
+    """Take one adapter of a live model, as `read_model` reads it.
+
+    Args:
+        model: As there.
+        adapter_name: As there.
+        copied: Copy the tensors to the memory of the host: the model may be trained on.
+
+    Raises:
+        NotFoundError: the model has no such adapter.
+        InvalidInputError, RefusedError: as for a directory.
+    """
     model = unwrap(model)
     name = _adapter_name(model, adapter_name)
     tuner: Any = getattr(model, "base_model", None)
@@ -57,18 +105,38 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     if in_subspace:
         passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
         tensors = passengers | tuner.lora_tensors(name)
-    adapter = adapter_of(
-        tensors,
-        json.dumps(values, indent=2).encode(),
-        source=Source(kind="peft", location=type(model).__name__),
-    )
+    if copied:
+        tensors = {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
     inactive = [each for each in model.peft_config if each != name]
-    if adapter_name is None and inactive:
-        remark = f"the active adapter {name!r} was taken; the model also has {', '.join(inactive)}."
-        adapter = replace(adapter, remarks=(*adapter.remarks, remark))
-    if not in_subspace:
-        return adapter
-    return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
+    remark = f"the active adapter {name!r} was taken; the model also has {', '.join(inactive)}."
+    return ModelSnapshot(
+        tensors=tensors,
+        config_bytes=json.dumps(values, indent=2).encode(),
+        location=type(model).__name__,
+        remarks=(remark,) if adapter_name is None and inactive else (),
+        basis=digest(tuner.lora_basis(name)) if in_subspace else None,
+        parent=tuner.lora_parent(name) if in_subspace else None,
+    )
+
+
+def refuse_shards(model: Any) -> None:
+    """Refuse a model that each of several processes has a part of.
+
+    To put the parts together takes all the processes. Raises RefusedError.
+    """
+    inner = unwrap(model)
+    if not isinstance(inner, torch.nn.Module):
+        return
+    by_fsdp = any("_is_fsdp_managed_module" in vars(module) for module in inner.modules())
+    by_deepspeed = any(hasattr(parameter, "ds_id") for parameter in inner.parameters())
+    ensure(
+        not (by_fsdp or by_deepspeed),
+        RefusedError(
+            f"the parameters are sharded by {'FSDP' if by_fsdp else 'DeepSpeed ZeRO 3'}: no "
+            "process has the adapter.",
+            hint="Save it gathered, as `trainer.save_model()` does, and commit that directory.",
+        ),
+    )
 
 
 def unwrap(model: Any) -> Any:

@@ -123,6 +123,11 @@ def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
     return [role.scale for factor, role in roles for _ in range(factor.experts)]
 
 
+def role_of_path(settings: Settings, path: str) -> Role:
+    """Return the role of a module that a config is known to select, by its path in the model."""
+    return _role(settings, path)
+
+
 def absent_heads(config: Mapping[str, object], keys: Collection[str]) -> list[str]:
     """Return the names in modules_to_save that no tensor beside the factors is for.
 

@@ -8,14 +8,18 @@ behaviour: refuses, reads wrongly, or ignores. PEFT 0.21 with transformers 5.23,
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import Family, family_of
 from share_registry.exchange.config import DEFAULT_RANK, PREFIX, names_in
+from share_registry.exchange.selection import module_scales
 from share_registry.format.layout import Form, Layout
+from share_registry.names import near_misses
 
 # The values vLLM's max_lora_rank may have; the default is 16.
 VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -54,7 +58,8 @@ SGLANG_FUSED: Final[Mapping[tuple[frozenset[str], str], str]] = {
 }
 _LAYER: Final = re.compile(r"(.*?\.)(\d+)\.(.+)")
 _NUMBERED: Final = re.compile(r"(^|.*\.)layers\.\d+\..*")
-_COPY: Final = re.compile(r"(^|.*\.)(embed_tokens|lm_head)\.base_layer\.weight")
+# What PEFT saves of a base model beside the factors of its embeddings.
+COPY: Final = re.compile(r"(^|.*\.)(embed_tokens|lm_head)\.base_layer\.weight")
 # One expert's module with a pair of its own: path of the experts, name.
 EXPERT: Final = re.compile(r"(.*\.experts)\.\d+\.(\w+)")
 # What one expert's modules are called in transformers 4: gate, up, down.
@@ -105,8 +110,8 @@ def peft(subject: Subject) -> list[str]:
         "with transformers 5, leaves out the experts of Qwen2-MoE without a word": (
             subject.family is Family.QWEN2_MOE and experts
         ),
-        "transformers' load_adapter loses the magnitudes of DoRA,"
-        " PeftModel.from_pretrained keeps them": subject.config.get("use_dora"),
+        "load it with PeftModel.from_pretrained: transformers' load_adapter loses the magnitudes"
+        " of DoRA": subject.config.get("use_dora"),
     }
     return [note for note, applies in rules.items() if applies]
 
@@ -233,8 +238,31 @@ def llama_cpp(subject: Subject) -> list[str]:
 
 def openvino(subject: Subject) -> list[str]:
     """Return what OpenVINO GenAI reads wrongly."""
-    plain = subject.config.get("alora_invocation_tokens")
-    return ["reads activated LoRA as plain LoRA"] if plain else []
+    config, layout = subject.config, subject.layout
+    keys = [layout.tensors[position].key for position in layout.passengers]
+    magnitudes = [key for key in keys if key.endswith(".lora_magnitude_vector")]
+    scales = {scale for scale in _scales(subject) if scale}
+    rules = {
+        "reads activated LoRA as plain LoRA": config.get("alora_invocation_tokens"),
+        "reads the tensor file alone: without a word it leaves out the scale, "
+        f"{_scale_text(scales)}": scales - {1.0},
+        f"ignores {_count_tensors(magnitudes)}": magnitudes,
+    }
+    return [note for note, applies in rules.items() if applies]
+
+
+def _scales(subject: Subject) -> list[float]:
+    """Return the scale of every module; none where the config cannot be evaluated."""
+    try:
+        return module_scales(subject.config, subject.layout)
+    except (InvalidInputError, RefusedError):
+        return []
+
+
+def _scale_text(scales: Collection[float]) -> str:
+    if len(scales) == 1:
+        return f"which has to be given as alpha={next(iter(scales)):g}"
+    return "which differs from module to module"
 
 
 def language_model_servers(subject: Subject) -> list[str]:
@@ -256,21 +284,90 @@ SERVERS: Final[Mapping[str, Rules]] = {
 }
 
 
-def lint(adapter: Adapter, *, base_model: str = "") -> tuple[str, ...]:
+# What may be served to, and its title among the servers, with the release whose rules these are
+TARGETS: Final[Mapping[str, tuple[str, str]]] = {
+    "peft": ("PEFT", "0.21"),
+    "vllm": ("vLLM", "0.33"),
+    "sglang": ("SGLang", "0.5.23"),
+    "lorax": ("LoRAX, TGI", "of 2026"),
+    "llama.cpp": ("llama.cpp", "b11549"),
+    "openvino": ("OpenVINO GenAI", "2026.4"),
+}
+# How notes begin of what a server does not load or serve, and of how it has to be started or
+# asked; all others say what it reads wrongly or leaves out, without a word of its own
+_REFUSALS: Final = re.compile(
+    r"(with transformers 5, )?refuses? |fails on |take no |its converter fails |cannot stack "
+    r"|does not serve |do not find |the first request for it ends the server"
+)
+_SETTINGS: Final = re.compile(r"(start|load) it with ")
+
+
+class ServerOutcome(StrEnum):
+    """What a server makes of an adapter: from nothing to say to what is wrong without a word."""
+
+    SETTING = "needs a setting"
+    REFUSED = "refused"
+    MISREAD = "misread"
+
+
+def notes_by_target(
+    adapter: Adapter, *, base_model: str = ""
+) -> Iterator[tuple[str, ServerOutcome, str]]:
+    """Yield what each target refuses, misreads or needs: target, which of these, and how.
+
+    Arguments as in `lint`.
+    """
+    subject = _subject(adapter, base_model)
+    for target in TARGETS:
+        for note in _rules_of(target)(subject):
+            yield target, _outcome(note), note
+
+
+def _rules_of(target: str) -> Rules:
+    """Return the rules of one target, with those of all servers of language models."""
+    own = SERVERS[TARGETS[target][0]]
+    if target == "peft":
+        return own
+    return lambda subject: [*language_model_servers(subject), *own(subject)]
+
+
+def _outcome(note: str) -> ServerOutcome:
+    if _REFUSALS.match(note):
+        return ServerOutcome.REFUSED
+    return ServerOutcome.SETTING if _SETTINGS.match(note) else ServerOutcome.MISREAD
+
+
+def lint(adapter: Adapter, *, base_model: str = "", target: str | None = None) -> tuple[str, ...]:
     """Return what to know before serving, one sentence each, the server first.
 
     Args:
         adapter: The adapter.
         base_model: Label of the base model where the config names none, or a path.
+        target: The one server that is asked; None for all.
     """
-    subject = Subject(
+    subject = _subject(adapter, base_model)
+    asked = SERVERS if target is None else {TARGETS[target][0]: _rules_of(target)}
+    return tuple(f"{server}: {note}." for server, rules in asked.items() for note in rules(subject))
+
+
+def check_target(name: str) -> str:
+    """Return the name of a target. Raises InvalidInputError."""
+    ensure(
+        name in TARGETS,
+        InvalidInputError(
+            f"target {name!r} is not one of {', '.join(TARGETS)}.",
+            hint=near_misses(name, [*TARGETS]),
+        ),
+    )
+    return name
+
+
+def _subject(adapter: Adapter, base_model: str) -> Subject:
+    return Subject(
         config=adapter.config,
         layout=adapter.layout,
         attachments=adapter.attachments.keys(),
         family=family_of(adapter.config, base_model),
-    )
-    return tuple(
-        f"{server}: {note}." for server, rules in SERVERS.items() for note in rules(subject)
     )
 
 
@@ -300,7 +397,7 @@ def _passengers(layout: Layout, verb: str) -> list[str]:
 def _split_passengers(layout: Layout) -> tuple[list[str], list[str]]:
     """Return the keys of tensors that SGLang does not place, and of those that it ignores."""
     keys = [layout.tensors[position].key for position in layout.passengers]
-    keys = [key for key in keys if not _COPY.fullmatch(key)]
+    keys = [key for key in keys if not COPY.fullmatch(key)]
     inner = [key for key in keys if _NUMBERED.fullmatch(key) and not key.endswith(".bias")]
     return inner, [key for key in keys if key not in inner]
 

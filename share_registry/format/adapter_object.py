@@ -7,7 +7,8 @@ whether floats are split), and three U8 tensors: `planes` (tensors kept bit for 
 alone, so a reader knows every length before it expands anything.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Final, Literal
 
@@ -21,9 +22,11 @@ from share_registry.format.canonical import require
 from share_registry.format.kept_tensors import pack_kept, plan_kept
 from share_registry.format.layout import MAX_TENSORS, DType, Layout, ModuleShape, Strict, check_kind
 from share_registry.format.object_file import pack, unpack
+from share_registry.format.packed_rows import PackedRows, piece_counts
 from share_registry.format.records import DigestField, TrueField
-from share_registry.format.symbols import Ints, decode_rows, encode_rows, entropy_bits, piece_counts
+from share_registry.format.symbols import Ints, encode_rows, entropy_bits
 from share_registry.names import Digest
+from share_registry.parallel import MAX_THREADS
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 
 MAX_SOURCES: Final = 64
@@ -34,6 +37,8 @@ MAX_EXTERNAL: Final = 512
 _COEFFICIENTS: Final = (1 << 22, 1 << 12)
 _PRODUCTS: Final = (1 << 32, 1 << 22)
 _SUBJECT: Final = "adapter object"
+# Of A and of B
+SideBits = tuple[float, float]
 
 
 class ExternalTensor(Strict):
@@ -53,6 +58,40 @@ class Header(Strict):
     sources: Annotated[list[DigestField], Field(max_length=MAX_SOURCES)] = []
     external: Annotated[list[ExternalTensor], Field(max_length=MAX_EXTERNAL)] = []
     heads: TrueField | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedAdapter:
+    """A parsed adapter object whose own rows are still to be expanded.
+
+    Attributes:
+        stored: The adapter; its own rows are zeros that take no memory.
+        layout: Its layout.
+        rows: Own rows of every coded factor, then the coefficients.
+    """
+
+    stored: StoredAdapter
+    layout: Layout
+    rows: PackedRows
+
+    def expand(self) -> StoredAdapter:
+        """Return the adapter with all of its own rows. Raises IntegrityError."""
+        modules = self._expand(0, len(self.stored.modules), threads=MAX_THREADS)
+        return replace(self.stored, modules=tuple(modules))
+
+    def modules(self, start: int, stop: int) -> list[StoredModule | None]:
+        """Return some modules with their own rows, from one position to another.
+
+        By one thread at a time, and best in order. Raises IntegrityError.
+        """
+        return self._expand(start, stop, threads=1)
+
+    def _expand(self, start: int, stop: int, *, threads: int) -> list[StoredModule | None]:
+        modules = self.stored.modules
+        # of every coded module A and B
+        first, last = (2 * sum(map(bool, modules[:end])) for end in (start, stop))
+        own = iter(self.rows.arrays(first, last, threads=threads))
+        return [_with_rows(module, own) for module in modules[start:stop]]
 
 
 def encode(stored: StoredAdapter, layout: Layout) -> bytes:
@@ -115,13 +154,13 @@ def decode(
         IntegrityError: any departure from the format; nothing is allocated on the word of an
             unchecked length.
     """
-    return parse(content, lambda _: layout, size_of)[0]
+    return parse(content, lambda _: layout, size_of).expand()
 
 
 def parse(
     content: bytes, layout_of: Callable[[Digest], Layout], size_of: Callable[[Digest], int]
-) -> tuple[StoredAdapter, Layout]:
-    """Parse an adapter object against the layout that it names.
+) -> PackedAdapter:
+    """Parse an adapter object against the layout that it names, all but its own rows.
 
     Args:
         content: The object.
@@ -148,20 +187,19 @@ def parse(
     symbol_pieces, plane_pieces = table.split_pieces(
         symbols=sum(piece_counts(blocks, table.groups_of_rows, table.groups)), planes=kept.pieces
     )
-    arrays = decode_rows(
-        parts["symbols"], blocks, table.groups_of_rows, table.groups, symbol_pieces
-    )
+    rows = PackedRows(parts["symbols"], blocks, table.groups_of_rows, table.groups, symbol_pieces)
+    own = len(table.terms)
     stored = StoredAdapter(
         layout=head.layout,
         previous=head.previous,
         sources=tuple(head.sources),
-        modules=_modules(table, arrays),
+        modules=_modules(table, [*rows.zeros(0, own), *rows.arrays(own, len(blocks))]),
         verbatim=kept.unpack(parts["planes"], plane_pieces),
         external={item.tensor: item.object for item in head.external},
         heads=bool(head.heads),
     )
     check(stored, layout)
-    return stored, layout
+    return PackedAdapter(stored=stored, layout=layout, rows=rows)
 
 
 def header(content: bytes) -> Header:
@@ -176,6 +214,13 @@ def bits_of(side: StoredSide) -> float:
         + sum(entropy_bits(term.coefficients) for term in side.terms)
         + 16.0 * len(side.scales)
     )
+
+
+def bits_of_modules(modules: Iterable[StoredModule | None]) -> list[SideBits | None]:
+    """Return the estimated bits of both factors of modules, None for one kept verbatim."""
+    return [
+        None if module is None else (bits_of(module.a), bits_of(module.b)) for module in modules
+    ]
 
 
 def check(stored: StoredAdapter, layout: Layout) -> None:
@@ -276,6 +321,17 @@ def _check_work(
                 "on objects of their size.",
                 hint="Nothing is damaged; other versions are read as ever.",
             )
+
+
+def _with_rows(module: StoredModule | None, own: Iterator[Ints]) -> StoredModule | None:
+    """Return a module with the next own rows."""
+    if module is None:
+        return None
+    a, b = (
+        StoredSide(previous=side.previous, terms=side.terms, scales=side.scales, own=next(own))
+        for side in (module.a, module.b)
+    )
+    return StoredModule(a=a, b=b, error=module.error)
 
 
 def _modules(table: AdapterTable, arrays: Sequence[Ints]) -> tuple[StoredModule | None, ...]:

@@ -14,7 +14,8 @@ from share_registry.format.adapter_table import MAX_K, Cursor, column, deflate, 
 from share_registry.format.canonical import Json, require
 from share_registry.format.layout import MAX_MODULES, Strict, check_kind, first_error
 from share_registry.format.object_file import description, pack, unpack
-from share_registry.format.symbols import MAX_BITS, Ints, decode_rows, encode_rows, piece_counts
+from share_registry.format.packed_rows import decode_rows, piece_counts
+from share_registry.format.symbols import MAX_BITS, Ints, encode_rows
 from share_registry.stored import StoredBasis
 
 MAX_WIDTH: Final = 1 << 24

@@ -11,8 +11,11 @@ from typing import Final
 from share_registry.format.canonical import Json, dump, load, require
 from share_registry.format.layout import DType
 from share_registry.format.safetensors_file import File, head, is_canonical, read
+from share_registry.memory import give_back
 
 KEY: Final = "share_registry"
+# Bytes of pieces that are written before their memory is given back
+_GIVEN_BACK: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +41,19 @@ def pack(header: Json, parts: Mapping[str, list[bytes | memoryview]]) -> bytes:
     tensors = [
         _ByteTensor(key=key, shape=(sum(map(len, pieces)),)) for key, pieces in parts.items()
     ]
-    file = BytesIO()
-    file.write(head([(KEY, dump(header).decode())], tensors))
+    start = head([(KEY, dump(header).decode())], tensors)
+    # gives back the very bytes it was made of; grown, it would be copied
+    size = len(start) + sum(tensor.shape[0] for tensor in tensors)
+    file = BytesIO(bytes(size))
+    file.write(start)
+    written = size
     for pieces in parts.values():
         pieces.reverse()
         while pieces:
-            file.write(pieces.pop())
+            if written >= _GIVEN_BACK:
+                give_back(size)
+                written = 0
+            written += file.write(pieces.pop())
     content = file.getvalue()
     unpack(content, list(parts), subject="object to write")
     return content

@@ -1,4 +1,4 @@
-"""Records and notes: what one commit says (spec REC-01 to REC-21, NOT-01 to NOT-05).
+"""Records and notes: what one commit says (spec REC-01 to REC-24, NOT-01 to NOT-05).
 
 A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free
 text and personal data live in a note, an object of its own that can be removed without breaking the
@@ -6,7 +6,6 @@ chain.
 """
 
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -29,8 +28,20 @@ from share_registry.times import FIRST_YEAR, LAST_YEAR, timestamp
 MODULE_SHAPES: Final = "module-shapes"
 # An adapter object of the record is decoded from floats that are split (spec REC-21)
 FLOAT_HEADS: Final = "float-heads"
+# Records that say that a version was exported (spec REC-24)
+EXPORTS: Final = "exports"
+# Labels of its note that say where to
+EXPORT_HOST: Final = "host"
+EXPORT_PATH: Final = "path"
+EXPORT_TARGET: Final = "target"
+# Records that remove versions, and name what stands in for objects (spec REC-22, REC-23)
+REMOVALS: Final = "removals"
+# A policy of the record bounds how many versions need one object (spec COM-13)
+BOUNDED_DEPENDENTS: Final = "bounded-dependents"
+# A policy of the record names checks, or its note says what was passed (spec COM-14)
+COMMIT_CHECKS: Final = "commit-checks"
 # Features that a record's `requires` may name and this release knows
-FEATURES: Final = (FLOAT_HEADS, MODULE_SHAPES)
+FEATURES: Final = (BOUNDED_DEPENDENTS, COMMIT_CHECKS, EXPORTS, FLOAT_HEADS, MODULE_SHAPES, REMOVALS)
 
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
@@ -119,6 +130,8 @@ class PolicyBody(Strict):
     pseudo_rank: KField | None = None
     k: KField | None = None
     phi: Annotated[int, Field(ge=0, le=0xFFFF)] = 0
+    max_dependents: KField | None = None
+    require: Annotated[list[NameField], Field(max_length=16)] = []
 
 
 class BaseModelBody(Strict):
@@ -281,6 +294,55 @@ class AnnotateRecord(_Record):
     version: NumberField
 
 
+class ExportRecord(_Record):
+    """A task version was exported; where to, stands in the note.
+
+    Attributes:
+        digest: Digest of the export (spec EXP-05).
+        tensors: sha256 of its tensor file.
+    """
+
+    kind: Literal["export"] = "export"
+    task: NameField
+    version: NumberField
+    profile: Literal["native", "portable"]
+    digest: DigestField
+    tensors: DigestField
+
+
+class ExpireRecord(_Record):
+    """Versions are not read any more, sorted by task and version; what they said stays."""
+
+    kind: Literal["expire"] = "expire"
+    versions: Annotated[list[TaskVersionRef], Field(min_length=1, max_length=65_536)]
+
+
+class Replacement(Strict):
+    """What is read in place of an object; nothing where `by` is missing."""
+
+    object: DigestField
+    by: DigestField | None = None
+
+
+class PurgeRecord(_Record):
+    """A task is dropped, and everything that was kept of it goes, but for its earlier records.
+
+    Each list is sorted by object.
+
+    Attributes:
+        adapters: Adapter objects of other versions that were built upon those of the task, each
+            with one of the same tensors that is not.
+        notes: Notes that say something of the task, each with the rest of it, if there is any.
+        bases: Basis objects that were fitted to the task and that no version is stored with.
+    """
+
+    kind: Literal["purge"] = "purge"
+    task: NameField
+    adapters: Annotated[list[Replacement], Field(max_length=65_536)] = []
+    notes: list[Replacement] = []
+    bases: list[DigestField] = []
+
+
 Record = (
     CreateRecord
     | AbsorbRecord
@@ -293,6 +355,9 @@ Record = (
     | AliasRecord
     | TagRecord
     | AnnotateRecord
+    | ExportRecord
+    | ExpireRecord
+    | PurgeRecord
 )
 RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
@@ -320,6 +385,14 @@ class Metric(Strict):
     value: Annotated[str, Field(pattern=r"^(-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?|-?inf|nan)$")]
 
 
+class CheckEntry(Strict):
+    """A check that an adapter has passed, and the end of what it said."""
+
+    name: NameField
+    version: Annotated[str, Field(max_length=64)] | None = None
+    summary: Annotated[str, Field(max_length=512)] | None = None
+
+
 class TaskNote(Strict):
     """What a note says of one task."""
 
@@ -332,6 +405,17 @@ class TaskNote(Strict):
     attachments: list[FileEntry] = []
     original: list[FileEntry] = []
     remarks: list[str] = []
+    checks: Annotated[list[CheckEntry], Field(max_length=64)] = []
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is shown of the adapter: its remarks, and the checks that it has passed."""
+        checks = (
+            f"passed {' '.join(filter(None, [check.name, check.version]))}"
+            f"{f': {check.summary}' if check.summary else ''}"
+            for check in self.checks
+        )
+        return (*self.remarks, *checks)
 
 
 class Note(Strict):
@@ -359,27 +443,6 @@ class Note(Strict):
     def of(self, task: str) -> TaskNote:
         """Return what the note says of a task, empty where nothing."""
         return next((entry for entry in self.tasks if entry.task == task), TaskNote(task=task))
-
-
-def objects_of_record(record: Record) -> Iterator[tuple[Digest, str]]:
-    """Yield the objects that a record names, each with its role."""
-    if record.note:
-        yield record.note, "note"
-    if isinstance(record, AbsorbRecord | RefitRecord) and record.basis:
-        yield record.basis, "basis"
-    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
-        for task in record.tasks:
-            yield task.adapter, "adapter"
-            yield task.layout, "layout"
-
-
-def objects_of_note(note: Note) -> Iterator[tuple[Digest, str]]:
-    """Yield the objects that a note names, each with its role."""
-    for task in note.tasks:
-        if task.config:
-            yield task.config, "config"
-        yield from ((entry.object, "attachment") for entry in task.attachments)
-        yield from ((entry.object, "original") for entry in task.original)
 
 
 def parse_record(content: bytes, *, subject: str = "record") -> Record:
@@ -449,7 +512,10 @@ def decimal(value: float) -> str:
 
 
 def _check_tasks(record: Record, subject: str) -> None:
-    """Check what the types cannot say (spec REC-16 to REC-18). Raises IntegrityError."""
+    """Check what the types cannot say (spec REC-16 to REC-18, REC-22 to REC-24).
+
+    Raises IntegrityError.
+    """
     if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
         refit = record.kind == "refit"
         require(
@@ -460,3 +526,38 @@ def _check_tasks(record: Record, subject: str) -> None:
     if isinstance(record, MergeRecord):
         weights, parents = len(record.weights), len(record.tasks[0].derived_from)
         require(weights == parents, f"{subject} has {weights} weights for {parents} parents.")
+    if isinstance(record, ExportRecord):
+        # spec REC-24
+        require(
+            EXPORTS in record.requires,
+            f"{subject} is of kind export and does not require {EXPORTS!r}.",
+        )
+    if isinstance(record, ExpireRecord | PurgeRecord):
+        _check_removals(record, subject)
+
+
+def _check_removals(record: ExpireRecord | PurgeRecord, subject: str) -> None:
+    """Check what the types cannot say (spec REC-22, REC-23). Raises IntegrityError."""
+    require(
+        REMOVALS in record.requires,
+        f"{subject} is of kind {record.kind} and does not require {REMOVALS!r}.",
+    )
+    if isinstance(record, ExpireRecord):
+        named = [(of.task, of.version) for of in record.versions]
+        require(named == sorted({*named}), f"{subject} does not list its versions sorted, once.")
+        return
+    lists = ([item.object for item in record.adapters], [item.object for item in record.notes])
+    require(
+        all(digests == sorted({*digests}) for digests in (*lists, record.bases)),
+        f"{subject} does not list what it replaces sorted, once each.",
+    )
+    replaced = [digest for digests in (*lists, record.bases) for digest in digests]
+    by = {item.by for item in (*record.adapters, *record.notes)}
+    require(
+        len(replaced) == len({*replaced}) and by.isdisjoint(replaced),
+        f"{subject} replaces what it replaces.",
+    )
+    require(
+        all(item.by for item in record.adapters),
+        f"{subject} takes an adapter object away that versions need.",
+    )

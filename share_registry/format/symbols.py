@@ -10,13 +10,13 @@ How a group is coded. Its symbols are q = (h << shift) + low. The low bits are c
 coder shortens them, so they lie as they are, in bit planes. The high parts h are small; several of
 them are packed into a byte, `count` digits of base `base`, since zstd codes bytes and would spend
 at least a bit on each symbol otherwise. Packing and shift are those that make a sample smallest.
-Group 0 is the rows that are all zero, and takes no bytes.
+Group 0 is the rows that are all zero, and takes no bytes. `packed_rows.py` has the way back.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, chain, islice, pairwise
+from itertools import chain
 from math import log, log2
 from typing import Final
 
@@ -24,13 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from share_registry.format.canonical import require
-from share_registry.format.frames import (
-    PIECE_BYTES,
-    compress_entropy,
-    pack_stream,
-    piece_sizes,
-    unpack_streams,
-)
+from share_registry.format.frames import PIECE_BYTES, compress_entropy, pack_stream
 from share_registry.parallel import side_by_side
 
 Ints = NDArray[np.int32] | NDArray[np.int16] | NDArray[np.int8]
@@ -52,16 +46,8 @@ _COUNTED: Final = 1 << 17
 _COUNTED_OF_ROW: Final = 1 << 10
 # symbols from which on groups are made by several threads
 _SIDE_BY_SIDE: Final = 1 << 15
-# symbols from which on they are expanded by several threads
-_EXPANDED_SIDE_BY_SIDE: Final = 1 << 18
-# largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14
-_SHORT_SHIFT: Final = 7
 # parts in which a piece is packed: temporaries stay in the cache
 _PARTS: Final = 32
-# symbols expanded at a time: temporaries of 256 kB stay in the cache
-_CHUNK: Final = 1 << 17
-# no zstd frame expands further than about 32,700 to 1
-_RATIO: Final = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,58 +106,6 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
     )
 
 
-def piece_counts(
-    shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
-) -> list[int]:
-    """Return the number of pieces of each group.
-
-    Raises IntegrityError where a row names a group that is not there.
-    """
-    counts = _symbols_per_group(shapes, groups_of_rows, groups)
-    return [
-        len(piece_sizes(group.packed_bytes(count)))
-        for group, count in zip(groups, counts, strict=True)
-    ]
-
-
-def decode_rows(
-    content: memoryview,
-    shapes: Sequence[tuple[int, int]],
-    groups_of_rows: NDArray[np.uint8],
-    groups: Sequence[Group],
-    pieces: Sequence[int],
-) -> list[Ints]:
-    """Return rows as one array for each of `shapes` (rows, width).
-
-    Every length is checked before anything is expanded; of many symbols, groups are expanded side
-    by side.
-
-    Returns:
-        int16 arrays where every symbol of all groups surely fits, else int32; not to be written to:
-        rows of zeros share one number.
-
-    Raises:
-        IntegrityError: lengths that do not fit, a group or symbol out of range, or damaged frames.
-    """
-    counts = _symbols_per_group(shapes, groups_of_rows, groups)
-    low = sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
-    expected, total = sum(pieces) + low, sum(counts)
-    require(
-        expected == len(content) and total <= _RATIO * 8 * max(1, len(content)),
-        f"symbols have {len(content)} bytes for {total} numbers, expected {expected}.",
-    )
-    arrays, places = _places(shapes, groups_of_rows, groups)
-    parts = list(zip(places[1:], _parts(content, groups, counts, pieces), strict=True))
-
-    def fill(group: tuple[list[Ints], _SymbolPart]) -> None:
-        stretches, part = group
-        _fill(stretches, _chunks(part, map(_expand_piece, part.frames())))
-
-    run = side_by_side if total >= _EXPANDED_SIDE_BY_SIDE else map
-    list(run(fill, parts))
-    return arrays
-
-
 def entropy_bits(rows: Ints) -> float:
     """Estimate the bits that an ideal coder with one table per row would take; rows (r, m).
 
@@ -216,11 +150,23 @@ def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], list[bytes]
         return _pack(symbols >> group.shift, group.packing)
 
     # a byte of a plane has eight symbols, and so has a part of a piece
-    stretches = _stretches(rows, PIECE_BYTES // _PARTS * PACKINGS[group.packing][1])
+    parts = map(pack, _stretches(rows, PIECE_BYTES // _PARTS * PACKINGS[group.packing][1]))
     pieces: list[bytes] = []
-    while piece := b"".join(map(pack, islice(stretches, _PARTS))):
-        pieces += map(bytes, pack_stream(piece))
+    place = memoryview(bytearray(min(PIECE_BYTES, group.packed_bytes(sum(map(len, rows))))))
+    filled = 0
+    for part in parts:
+        place[filled : filled + len(part)] = part
+        filled += len(part)
+        if filled == PIECE_BYTES:
+            pieces += _pack_pieces(place)
+            filled = 0
+    pieces += _pack_pieces(place[:filled])
     return group, pieces, [*chain(*low)]
+
+
+def _pack_pieces(raw: memoryview) -> list[bytes]:
+    # copied: zstd leaves a frame as much memory as one that did not get shorter
+    return [memoryview(piece).tobytes() for piece in pack_stream(raw)]
 
 
 def _low_plane(symbols: Ints, bit: int) -> bytes:
@@ -242,123 +188,6 @@ def _stretches(rows: Sequence[Ints], size: int) -> Iterator[Ints]:
         yield np.concatenate([*waiting])
 
 
-@dataclass(frozen=True, slots=True)
-class _SymbolPart:
-    group: Group
-    count: int
-    lengths: Sequence[int]
-    content: memoryview
-
-    def frames(self) -> Iterator[tuple[memoryview, int]]:
-        """Yield the pieces of the packed high parts, and what each expands to."""
-        ends = accumulate(self.lengths, initial=0)
-        sizes = piece_sizes(self.group.packed_bytes(self.count))
-        for (start, end), size in zip(pairwise(ends), sizes, strict=True):
-            yield self.content[start:end], size
-
-
-def _parts(
-    content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]
-) -> Iterator[_SymbolPart]:
-    position, rest = 0, iter(pieces)
-    for group, count in zip(groups, counts, strict=True):
-        lengths = list(islice(rest, len(piece_sizes(group.packed_bytes(count)))))
-        end = position + sum(lengths) + group.low_bytes(count)
-        yield _SymbolPart(group, count, lengths, content[position:end])
-        position = end
-
-
-def _places(
-    shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
-) -> tuple[list[Ints], list[list[Ints]]]:
-    """Return an array for every shape, and the stretches that each group's symbols fill in order.
-
-    They lie in one stretch of memory, of which numpy asks the system for large pages: touching it
-    for the first time costs a third.
-    """
-    short = all(group.shift <= _SHORT_SHIFT for group in groups)
-    counts, widths = np.array(shapes, np.int64).reshape(-1, 2).T
-    ends = np.cumsum(counts)
-    coded = np.cumsum([0, *(groups_of_rows > 0)])
-    used = coded[ends] > coded[ends - counts]
-    offsets = np.cumsum([0, *np.repeat(widths * used, counts)]).tolist()
-    memory: Ints = np.zeros(offsets[-1], np.int16) if short else np.zeros(offsets[-1], np.int32)
-    arrays = [
-        memory[offsets[end - shape[0]] : offsets[end]].reshape(shape)
-        if is_used
-        else _zeros(shape, memory.dtype)
-        for shape, end, is_used in zip(shapes, ends.tolist(), used.tolist(), strict=True)
-    ]
-    places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
-    changes = (np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist()
-    for start, end in pairwise([0, *changes, len(groups_of_rows)]):
-        if start < end:
-            places[groups_of_rows[start]].append(memory[offsets[start] : offsets[end]])
-    return arrays, places
-
-
-def _zeros(
-    shape: tuple[int, int], dtype: np.dtype[np.int8] | np.dtype[np.int16] | np.dtype[np.int32]
-) -> Ints:
-    """Return rows of zeros that take no memory: all that coefficients alone cost a reader."""
-    return np.ndarray(shape, dtype, buffer=bytearray(4), strides=(0, 0))
-
-
-def _fill(places: Sequence[Ints], chunks: Iterator[Ints]) -> None:
-    chunk: Ints = np.zeros(0, np.int8)
-    for place in places:
-        filled = 0
-        while filled < len(place):
-            if not len(chunk):
-                chunk = next(chunks)
-            count = min(len(place) - filled, len(chunk))
-            place[filled : filled + count] = chunk[:count]
-            filled, chunk = filled + count, chunk[count:]
-
-
-def _expand_piece(piece: tuple[memoryview, int]) -> NDArray[np.uint8]:
-    content, size = piece
-    packed = unpack_streams(content, [size], [len(content)], subject="a group of symbols")
-    return np.frombuffer(packed[0], np.uint8)
-
-
-def _chunks(part: _SymbolPart, pieces: Iterable[NDArray[np.uint8]]) -> Iterator[Ints]:
-    """Yield the symbols of a group, some at a time, in the narrowest type that surely fits."""
-    group, per_byte = part.group, PACKINGS[part.group.packing][1]
-    low = part.content[sum(part.lengths) :]
-    planes = np.frombuffer(low, np.uint8).reshape(group.shift, -(-part.count // 8))
-    size, first = _CHUNK // per_byte // 8 * 8, 0
-    for packed in pieces:
-        for start in range(0, len(packed), size):
-            high = _unpack(packed[start : start + size], part.count - first, group.packing)
-            if group.shift:
-                end = first // 8 + -(-len(high) // 8)
-                yield _join(high, planes[:, first // 8 : end], group.shift)
-            else:
-                yield high
-            first += len(high)
-
-
-def _join(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> Ints:
-    symbols: Ints = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
-    np.left_shift(symbols, shift, out=symbols)
-    np.bitwise_or(symbols, _from_low_planes(planes, len(high)), out=symbols)
-    if shift > MAX_BITS - 8:
-        peak = max(int(symbols.max()), -int(symbols.min()))
-        require(peak >> MAX_BITS == 0, f"a symbol is not below 2**{MAX_BITS}.")
-    return symbols
-
-
-def _symbols_per_group(
-    shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
-) -> list[int]:
-    pairs = np.array(shapes, np.int64).reshape(-1, 2)
-    widths = np.repeat(pairs[:, 1], pairs[:, 0])
-    largest = int(groups_of_rows.max(initial=0))
-    require(largest <= len(groups), f"a row is of group {largest}, there are {len(groups)}.")
-    return [int(widths[groups_of_rows == number].sum()) for number in range(1, len(groups) + 1)]
-
-
 def _pack(high: Ints, packing: int) -> bytes:
     base, count = PACKINGS[packing]
     if count == 1:
@@ -372,46 +201,6 @@ def _pack(high: Ints, packing: int) -> bytes:
         packed *= np.uint8(base)
         packed += digit
     return packed.tobytes()
-
-
-def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np.int8]:
-    base, count = PACKINGS[packing]
-    if count == 1:
-        return (values ^ 128).view(np.int8)
-    largest = int(values.max(initial=0))
-    require(
-        largest < base**count,
-        f"a byte of packed symbols is {largest}, expected below {base}**{count}.",
-    )
-    return np.take(_digits(packing), values, axis=0).reshape(-1)[:symbols]
-
-
-@cache
-def _digits(packing: int) -> NDArray[np.int8]:
-    base, count = PACKINGS[packing]
-    digits = np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base
-    return (digits - base // 2).astype(np.int8)
-
-
-def _from_low_planes(
-    planes: NDArray[np.uint8], count: int
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the low bits: a byte of a plane, looked up, becomes the bytes of eight symbols."""
-    halves = [np.zeros(planes.shape[1], "<u8"), np.zeros(planes.shape[1], "<u8")]
-    for bit, plane in enumerate(planes):
-        halves[bit // 8] |= np.take(_spread(), plane) << np.uint64(bit % 8)
-    low: NDArray[np.uint8]
-    low, rest = (half.view(np.uint8)[:count] for half in halves)
-    if len(planes) <= 8:
-        return low
-    wide: NDArray[np.uint16] = low + (rest.astype(np.uint16) << np.uint16(8))
-    return wide
-
-
-@cache
-def _spread() -> NDArray[np.uint64]:
-    """Return for every byte its bits as eight bytes, lowest first."""
-    return np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view("<u8")
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:

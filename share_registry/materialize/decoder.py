@@ -7,7 +7,8 @@ adapters refer to are kept within a byte bound.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby, islice
 from typing import Final, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from share_registry.exchange.tensors import (
     tensor_of,
 )
 from share_registry.format import adapter_object, basis_object
+from share_registry.format.adapter_object import PackedAdapter
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.safetensors_file import Item
 from share_registry.format.tensor_object import decode_tensor
@@ -48,8 +50,12 @@ _TENSOR_BYTES: Final = 2048
 # Size of an object from which on a second thread takes less than it saves. Most of its work is
 # the first touch of memory.
 _SPREAD_BYTES: Final = 1 << 20
+# The modules of a factor pair, None where they are kept verbatim.
+StoredModules = Sequence[StoredModule | None]
 # A factor pair with its modules.
-_Pair = tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]
+_Pair = tuple[FactorSpec, list[ModuleShape], StoredModules]
+# Returns modules with their own rows, from one position to another.
+_Expand = Callable[[int, int], StoredModules]
 # Returns the factors of one module, written into rows where some are given.
 _Decode = Callable[[ModuleShape, StoredModule | None, Rows | None], Rows]
 
@@ -69,9 +75,26 @@ class Opened:
         return None if position is None else self.stored.modules[position]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedAdapter:
+    """An adapter object that is decoded some tensors at a time, on the CPU.
+
+    Attributes:
+        stored: The adapter; where its own rows are too many to keep, they are zeros here.
+        modules: Returns the modules of a group with their own rows; called by one thread at a time,
+            for the groups in order: then everything is expanded once.
+        tensors: Returns a group's tensors of the adapter file, as `Reader.tensors` does, from its
+            modules; called by any thread. Nothing is kept of them.
+    """
+
+    stored: StoredAdapter
+    modules: Callable[[TensorGroup], Sequence[StoredModules]]
+    tensors: Callable[[TensorGroup, Sequence[StoredModules]], dict[str, torch.Tensor]]
+
+
 class _Objects(Protocol):
-    def get(self, digest: Digest, *, limit: int = ...) -> bytes:
-        """Return an object, verified."""
+    def get_or_spare(self, digest: Digest, *, limit: int = ...) -> bytes:
+        """Return an object, verified, from its second copy where it is damaged or gone."""
 
     def size(self, digest: Digest) -> int | None:
         """Return the size of an object in bytes, None where there is none."""
@@ -90,6 +113,7 @@ class Reader:
     def __init__(self, store: _Objects, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
         self._beside: Mapping[Digest, bytes] = {}
+        self._cache_bytes = cache_bytes
         self._opened = ByteBoundedCache[Digest, Opened](cache_bytes // 2)
         self._decoded = ByteBoundedCache[tuple[Digest, str], tuple[Rows, ...]](cache_bytes // 2)
         self._bases = ByteBoundedCache[Digest, StoredBasis | None](cache_bytes // 4)
@@ -138,21 +162,14 @@ class Reader:
 
         Raises IntegrityError beyond the limit.
         """
-        chain = [digest]
-        while (previous := self.open(chain[-1]).stored.previous) is not None:
-            if len(chain) > MAX_CHAIN:
-                raise IntegrityError(
-                    f"adapter object {digest}:"
-                    f" chain of previous versions is deeper than {MAX_CHAIN}."
-                )
-            chain.append(previous)
-        return chain
+        return self._chain(digest, self.open(digest).stored)
 
-    def has_heads(self, digest: Digest) -> bool:
-        """Tell whether decoding an adapter object reads one with split floats (spec REC-21)."""
-        for opened in map(self.open, self.chain(digest)):
-            sources = (source for source in opened.stored.sources if not self.is_basis(source))
-            if opened.stored.heads or any(self.open(source).stored.heads for source in sources):
+    def has_heads(self, stored: StoredAdapter) -> bool:
+        """Tell whether decoding an adapter reads an object with split floats (spec REC-21)."""
+        earlier = [] if stored.previous is None else self.chain(stored.previous)
+        for each in (stored, *(self.open(digest).stored for digest in earlier)):
+            sources = (source for source in each.sources if not self.is_basis(source))
+            if each.heads or any(self.open(source).stored.heads for source in sources):
                 return True
         return False
 
@@ -189,28 +206,43 @@ class Reader:
                 tensors[spec.key] = self.verbatim(opened, position).to(device)
         return {spec.key: tensors[spec.key] for spec in layout.tensors}
 
-    def group_decoder(self, digest: Digest) -> Callable[[TensorGroup], dict[str, torch.Tensor]]:
-        """Return what decodes some tensors of the adapter file at a time, on the CPU.
+    def in_groups(self, digest: Digest) -> GroupedAdapter:
+        """Return an adapter object to be decoded some tensors at a time. Raises IntegrityError.
 
-        They come as from `tensors`, and several threads may ask for some. Nothing is kept of them.
+        One that is larger than all that is kept of such objects is not expanded as a whole.
         """
-        opened = self.open(digest)
-        self.chain(digest)
+        opened, expand = self._open_in_parts(digest)
+        self._chain(digest, opened.stored)
         layout, decode = opened.layout, self._decoding(opened, "cpu")
-        by_factor = list(_by_factor(opened))
+        starts = list(accumulate((factor.experts for factor in layout.factors), initial=0))
 
-        def decode_group(group: TensorGroup) -> dict[str, torch.Tensor]:
-            pairs = [by_factor[number] for number in group.factors]
-            coded = [pair for pair in pairs if pair[2][0] is not None]
-            tensors = _empty_factors(layout, coded, "cpu")
-            _fill(layout, coded, decode, tensors)
-            factors = [index for factor, *_ in pairs for index in (factor.a, factor.b)]
-            for index in (*group.passengers, *factors):
-                if layout.tensors[index].key not in tensors:
-                    tensors[layout.tensors[index].key] = self.verbatim(opened, index)
-            return tensors
+        def modules(group: TensorGroup) -> list[StoredModules]:
+            expanded: list[StoredModules] = []
+            # neighbours together, of which each number is one above the one before
+            for _, run in groupby(enumerate(group.factors), lambda pair: pair[1] - pair[0]):
+                numbers = [number for _, number in run]
+                rest = iter(expand(starts[numbers[0]], starts[numbers[-1] + 1]))
+                expanded += [list(islice(rest, layout.factors[i].experts)) for i in numbers]
+            return expanded
 
-        return decode_group
+        def tensors(
+            group: TensorGroup, modules: Sequence[StoredModules]
+        ) -> dict[str, torch.Tensor]:
+            factors = [layout.factors[number] for number in group.factors]
+            coded = [
+                (factor, layout.modules_of(factor), each)
+                for factor, each in zip(factors, modules, strict=True)
+                if each[0] is not None
+            ]
+            decoded = _empty_factors(layout, coded, "cpu")
+            _fill(layout, coded, decode, decoded)
+            indices = [index for factor in factors for index in (factor.a, factor.b)]
+            for index in (*group.passengers, *indices):
+                if layout.tensors[index].key not in decoded:
+                    decoded[layout.tensors[index].key] = self.verbatim(opened, index)
+            return decoded
+
+        return GroupedAdapter(stored=opened.stored, modules=modules, tensors=tensors)
 
     def verbatim(self, opened: Opened, position: int) -> torch.Tensor:
         """Return a tensor that is kept bit for bit, by its position in the layout."""
@@ -227,12 +259,24 @@ class Reader:
             Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content)
         )
 
+    def _chain(self, digest: Digest, stored: StoredAdapter) -> list[Digest]:
+        chain = [digest]
+        while (previous := stored.previous) is not None:
+            if len(chain) > MAX_CHAIN:
+                raise IntegrityError(
+                    f"adapter object {digest}:"
+                    f" chain of previous versions is deeper than {MAX_CHAIN}."
+                )
+            chain.append(previous)
+            stored = self.open(previous).stored
+        return chain
+
     def _read(self, digest: Digest, limit: int) -> bytes:
         """Return an object that something refers to: that it is gone is damage."""
         if digest in self._beside:
             return self._beside[digest]
         try:
-            return self._store.get(digest, limit=limit)
+            return self._store.get_or_spare(digest, limit=limit)
         except NotFoundError as error:
             raise IntegrityError(
                 f"object {digest} is not in the store, though a version needs it.",
@@ -244,13 +288,35 @@ class Reader:
         return len(beside) if beside is not None else self._store.size(digest) or 0
 
     def _parse(self, content: bytes) -> Opened:
-        stored, layout = adapter_object.parse(content, self.layout, self._size)
-        return Opened(
-            stored=stored,
-            layout=layout,
-            modules={shape.module: position for position, shape in enumerate(layout.modules())},
+        return _expanded(*self._unpack(content))
+
+    def _unpack(self, content: bytes) -> tuple[Opened, PackedAdapter]:
+        """Return an adapter object without its own rows, and what has them."""
+        packed = adapter_object.parse(content, self.layout, self._size)
+        shapes = packed.layout.modules()
+        opened = Opened(
+            stored=packed.stored,
+            layout=packed.layout,
+            modules={shape.module: position for position, shape in enumerate(shapes)},
             size_bytes=len(content),
         )
+        return opened, packed
+
+    def _open_in_parts(self, digest: Digest) -> tuple[Opened, _Expand]:
+        """Return an adapter object, and what gives its modules from one position to another.
+
+        It is without its own rows where they are too large to be kept.
+        """
+        opened = self._opened.get(digest)
+        if opened is None:
+            opened, packed = self._unpack(self._read(digest, MAX_OBJECT_BYTES))
+            if packed.rows.size_bytes > self._cache_bytes // 2:
+                return opened, packed.modules
+            opened = self._opened.get_or_make(
+                digest, lambda: _expanded(opened, packed), _opened_bytes
+            )
+        modules = opened.stored.modules
+        return opened, lambda start, stop: modules[start:stop]
 
     def _basis(self, digest: Digest) -> StoredBasis | None:
         """Return a basis object; None for an adapter object, which is kept as such."""
@@ -354,6 +420,10 @@ class Reader:
                 f"object {source} has no block for module {module!r} side {side} of width {width}."
             )
         return torch.from_numpy(rows)
+
+
+def _expanded(opened: Opened, packed: PackedAdapter) -> Opened:
+    return replace(opened, stored=packed.expand())
 
 
 def _before(

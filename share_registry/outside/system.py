@@ -14,6 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+from typing_extensions import override
+
 from share_registry.errors import (
     IntegrityError,
     RefusedError,
@@ -192,9 +194,9 @@ class System:
         """Remove a file."""
         os.unlink(name, dir_fd=folder)
 
-    def mkdir(self, name: str, *, folder: int | None = None) -> None:
-        """Create a directory."""
-        os.mkdir(name, dir_fd=folder)
+    def mkdir(self, name: str, *, mode: int = 0o777, folder: int | None = None) -> None:
+        """Create a directory, with rights that the umask may narrow."""
+        os.mkdir(name, mode, dir_fd=folder)
 
     def rmdir(self, name: str, *, folder: int | None = None) -> None:
         """Remove an empty directory."""
@@ -213,6 +215,14 @@ class System:
     def touch(self, name: str, *, folder: int | None = None) -> None:
         """Set the modification time to now."""
         os.utime(name, dir_fd=folder, follow_symlinks=WINDOWS)
+
+
+class Unflushed(System):
+    """System calls for files that may be lost: nothing waits for the medium."""
+
+    @override
+    def fsync(self, handle: int) -> None:
+        return
 
 
 def nothing_done(error: ShareRegistryError) -> bool:
@@ -271,11 +281,7 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         IntegrityError: not a regular file, or larger than the limit.
         OSError: the system refuses.
     """
-    status = system.status(handle)
-    ensure(
-        stat.S_ISREG(status.st_mode),
-        IntegrityError(f"{path} is not a regular file.", hint="Run verify."),
-    )
+    status = _regular(system, handle, path)
     ensure(
         status.st_size <= limit,
         IntegrityError(
@@ -305,6 +311,28 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         if seen is not None:
             seen(piece)
     return content
+
+
+def read_first(system: System, handle: int, path: Path, *, size: int) -> bytes:
+    """Return the first bytes of an open file, as many as there are up to `size`.
+
+    Raises IntegrityError where it is not a regular file, OSError.
+    """
+    _regular(system, handle, path)
+    content = b""
+    while len(content) < size and (piece := system.read(handle, min(size - len(content), PIECE))):
+        content += piece
+    return content
+
+
+def _regular(system: System, handle: int, path: Path) -> os.stat_result:
+    """Return what the system says of an open file. Raises IntegrityError unless it is regular."""
+    status = system.status(handle)
+    ensure(
+        stat.S_ISREG(status.st_mode),
+        IntegrityError(f"{path} is not a regular file.", hint="Run verify."),
+    )
+    return status
 
 
 @contextmanager

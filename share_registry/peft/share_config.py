@@ -88,6 +88,9 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     started_from: str | None = None
 
     def __post_init__(self) -> None:
+        if self.task_type is not None:
+            # PEFT writes what it refuses into its error, and not everything can be written
+            kinds.text("task_type", self.task_type)
         try:
             super().__post_init__()
         except ValueError as error:

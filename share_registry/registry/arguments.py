@@ -7,7 +7,7 @@ every public method of the facade.
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from inspect import isfunction, signature
 from numbers import Real
@@ -19,13 +19,14 @@ from share_registry import kinds
 from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.kinds import member_of, shown, wrong_kind
+from share_registry.registry.admission import check_checks
 from share_registry.store.protocol import Store
 from share_registry.values.audits import Checkpoint
 from share_registry.values.commits import Commit
 from share_registry.values.imports import ImportSource
 from share_registry.values.policy import ENERGY, UNIT, Policy, check_budget
 from share_registry.values.references import ResolvedReference
-from share_registry.values.shards import check_shard
+from share_registry.values.shards import check_shard, check_subset
 from share_registry.values.tasks import Task
 
 _P = ParamSpec("_P")
@@ -52,6 +53,7 @@ class CommitOptions:
     derived_from: Sequence[str] = ()
     keep_original: bool | None = None
     adapter_name: str | None = None
+    format: str | None = None
     expected: int | None = None
     idempotency_key: str | None = None
     allow_base_mismatch: bool = False
@@ -138,8 +140,11 @@ def guarded(facade: type[_T]) -> type[_T]:
 
 def checks_arguments(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Check the arguments of a function by the table."""
-    names = [name for name in signature(function).parameters if name in _CHECKS]
-    return kinds.takes(**{name: _CHECKS[name] for name in names})(function)
+    checks = {
+        name: _CHECKS.get(f"{function.__name__}.{name}", _CHECKS.get(name))
+        for name in signature(function).parameters
+    }
+    return kinds.takes(**{name: check for name, check in checks.items() if check})(function)
 
 
 def reference(ref: Ref) -> str:
@@ -194,17 +199,20 @@ def check_author(name: str, value: Any) -> str:
     return author
 
 
-def check_grace(name: str, value: Any) -> float:
-    """Return days for which nothing is removed. Raises InvalidInputError."""
-    days = _number(name, value)
-    ensure(
-        0 <= days <= _MOST_DAYS,
-        InvalidInputError(
-            f"{name} {shown(value)} is not a number of days from 0 to {_MOST_DAYS}.",
-            hint="7 spares what was put within a week; 0 nothing: only where nobody writes.",
-        ),
-    )
-    return float(days)
+def _days(hint: str) -> kinds.Check:
+    """Return the check that a value is a number of days."""
+
+    def check(name: str, value: Any) -> float:
+        days = _number(name, value)
+        ensure(
+            0 <= days <= _MOST_DAYS,
+            InvalidInputError(
+                f"{name} {shown(value)} is not a number of days from 0 to {_MOST_DAYS}.", hint=hint
+            ),
+        )
+        return float(days)
+
+    return check
 
 
 def _reference(name: str, value: Any) -> str:
@@ -242,6 +250,7 @@ def check_import(name: str, value: Any) -> Any:
         "metrics": _metrics,
         "derived_from": _references,
         "is_derived": kinds.flag,
+        "format": kinds.either(NoneType, kinds.text),
         "task": kinds.either(NoneType, kinds.text),
         "space": kinds.either(NoneType, kinds.text),
         "source_time": kinds.either(NoneType, _moment),
@@ -346,7 +355,7 @@ _refs: Final = kinds.several(_reference, "references", "Give a list of reference
 check_budgets: Final = kinds.several(
     lambda _, value: check_budget(value), "budgets", "Give a list of numbers such as [0.01, 0.05]."
 )
-# What a parameter of this name must be
+# What a parameter of this name must be, of one method or of all
 _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "a": _reference,
     "accept_loss": kinds.either(bool, kinds.text),
@@ -365,6 +374,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "author": check_author,
     "b": _reference,
     "base_labels": kinds.texts,
+    "base_config": kinds.path,
     "base_model": kinds.text,
     "base_revision": kinds.text,
     "before": kinds.either(
@@ -372,6 +382,9 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     ),
     "budget": lambda _, value: check_budget(value),
     "budgets": check_budgets,
+    "compare": kinds.flag,
+    "create": kinds.flag,
+    "checks": check_checks,
     "density": _number,
     "derived_from": _references,
     "device": _as_text,
@@ -382,12 +395,22 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "exact": kinds.flag,
     "exist_ok": kinds.flag,
     "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
+    "expires": kinds.of(str | timedelta, "a length of time", "Give a timedelta, or write 30d."),
     "force": kinds.flag,
+    "keep_days": _days("30 keeps what was committed in the last 30 days."),
+    "keep_last": kinds.whole(0, "Give an int: so many of the newest versions stay."),
+    "keep_tagged": kinds.flag,
+    "format": kinds.text,
     "from_": check_copy,
     "from_file": kinds.path,
-    "grace_days": check_grace,
+    "grace_days": _days(
+        "7 spares what is no older than a week; 0 spares nothing: only where nobody uses it."
+    ),
     "idempotency_key": kinds.text,
+    "identity": kinds.text,
+    "issuer": kinds.text,
     "keep_original": kinds.flag,
+    "key": kinds.path,
     "kind": kinds.text,
     "labels": _labels,
     "level": kinds.text,
@@ -399,6 +422,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "metric": kinds.text,
     "metrics": _metrics,
     "mode": kinds.text,
+    "modules": kinds.text,
     "name": kinds.text,
     "new": kinds.text,
     "on_error": kinds.text,
@@ -406,23 +430,34 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "parents": _parents,
     # what `prepare` returned; looked at where it is published
     "prepared": lambda _, value: value,
+    "private": kinds.flag,
     "policy": kinds.of(Policy, "a Policy", "Give share_registry.Policy(budget=..., ...)."),
     "profile": kinds.text,
     "progress": kinds.progress,
+    "prune": kinds.flag,
     "raise_on_damage": kinds.flag,
     "reason": kinds.text,
+    "record": kinds.flag,
     "ref": _reference,
     "remove": kinds.texts,
     "root": kinds.path,
+    "refs": _references,
     "seed": _whole,
     "shard": check_shard,
+    "sign": kinds.path,
     "since": kinds.either(Checkpoint, _moment),
     "sort": kinds.text,
     "sources": _imported,
     "space": kinds.text,
     "store": check_source,
+    "subset": check_subset,
     "task": kinds.text,
+    "target": kinds.text,
+    "to": check_copy,
+    "turn": _whole,
     "until": _moment,
+    "upload.expected": kinds.text,
+    "upload.location": kinds.text,
     "weighting": kinds.text,
     "where": kinds.texts,
     "workers": kinds.whole(1, "Give None for as many as there are processors.", most=_MOST_WORKERS),

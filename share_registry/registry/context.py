@@ -10,14 +10,14 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
-from share_registry.catalog.catalog import Catalog, absolute_url, check_reachable
+from share_registry.catalog.catalog import Catalog, check_reachable
 from share_registry.catalog.database_errors import without_password
 from share_registry.catalog.engine import BRIEF_S, WAIT_S
 from share_registry.catalog.queries.aliases import spaces
@@ -31,14 +31,17 @@ from share_registry.errors import (
     InvalidInputError,
     NotFoundError,
     RefusedError,
+    ShareRegistryError,
     StoreError,
     ensure,
 )
 from share_registry.kinds import FilePath
 from share_registry.names import Digest, SpaceName, space_name
 from share_registry.outside.files import Outside
-from share_registry.registry.arguments import check_author, check_place
-from share_registry.registry.log_ends import LogEnds
+from share_registry.registry.admission import Check, NamedCheck, configured
+from share_registry.registry.arguments import check_author
+from share_registry.registry.location import Location, absolute_place, locate, require_apart
+from share_registry.registry.log_ends import Lag, LogEnds
 from share_registry.registry.sync import (
     follow,
     forgotten,
@@ -47,7 +50,8 @@ from share_registry.registry.sync import (
     replay_in_memory,
     stand_in,
 )
-from share_registry.store.open import MEMORY, is_new, open_store
+from share_registry.store.head_notes import CATALOG
+from share_registry.store.open import is_new, open_store
 from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
 
@@ -55,42 +59,6 @@ if TYPE_CHECKING:
     from share_registry.materialize.decoder import Reader
 
 _LOG: Final = logging.getLogger(__name__)
-CATALOG_FILE: Final = "catalog.sqlite"
-DEFAULT_LOCATION: Final = "./share-registry"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Location:
-    """Where a registry is.
-
-    Attributes:
-        store: The store, or where it is: a directory or `memory://`.
-        catalog: URL of a catalog that is not the one embedded beside the store.
-    """
-
-    store: FilePath | Store
-    catalog: str | None
-
-    @property
-    def root(self) -> Path | None:
-        """The directory of the store, None where it has none."""
-        if isinstance(self.store, str | os.PathLike) and "://" not in os.fspath(self.store):
-            return Path(self.store)
-        return None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether another process can open it: neither store nor catalog is in memory."""
-        if not isinstance(self.store, str | os.PathLike):
-            return False
-        return os.fspath(self.store) != MEMORY and self.catalog_url is not None
-
-    @property
-    def catalog_url(self) -> str | None:
-        """The URL of the catalog; None for one in memory."""
-        if self.catalog is not None or self.root is None:
-            return self.catalog
-        return f"sqlite:///{self.root / CATALOG_FILE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +85,7 @@ class Context:
         device_name: The device on which commits and refits are to be computed.
         ends: The spaces whose log ends otherwise than the catalog can follow.
         recorded: Records that were compared with the catalog last, by commit id.
+        checks: What is run on an adapter before it is committed, by name.
         created: What was created by the way, as sentences: the registry, spaces.
         author: Who records are by where a verb is not told; None until the environment is asked.
     """
@@ -135,6 +104,7 @@ class Context:
     author: str | None = None
     recorded: OrderedDict[Digest, AppliedRecord] = field(default_factory=OrderedDict)
     created: list[str] = field(default_factory=list)
+    checks: Mapping[str, NamedCheck] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
@@ -162,12 +132,21 @@ class Context:
 
         Waits for no writer in another process, whatever that is doing.
         """
-        with self.catalog.keep_connection():
+        with self.catalog.keep_connection(), ExitStack() as stack:
             # another thread may set both meanwhile
             catalog, ends = self._answer()
-            with catalog.begin() as session:
-                mark_unknown(session, ends.unknown)
-                yield session
+            try:
+                session = stack.enter_context(catalog.begin(wait_s=BRIEF_S))
+            except ShareRegistryError as error:
+                if catalog.is_overlaid:
+                    catalog, ends = self._replay(error)
+                elif isinstance(error, ConflictError):
+                    catalog, ends = self._stand_in(error)
+                else:
+                    raise
+                session = stack.enter_context(catalog.begin())
+            mark_unknown(session, ends.unknown)
+            yield session
 
     def catch_up(self) -> None:
         """Apply to the catalog every record it lacks, up to those that cannot be read.
@@ -177,12 +156,12 @@ class Context:
         Raises RefusedError after `close`.
         """
         if not self.writable:
-            self._answer()
-            return
+            with self.reading():
+                return
         self._require_open()
         with self.locked():
             self.catalog = self.lockable()
-            self._set_ends(follow(self.store, self.catalog, write=True) or LogEnds())
+            self._set_ends(follow(self.store, self.catalog, write=True).ends)
 
     def lockable(self) -> Catalog:
         """Return the catalog that is kept: a write lock on it keeps every other writer out.
@@ -197,22 +176,43 @@ class Context:
         """Let that catalog answer which has every record: the one that is kept, or a stand-in."""
         self._require_open()
         with self.locked():
-            ends = self._follow_briefly()
-            if ends is not None and self.kept is not None:
-                self.catalog = self.kept
+            lag = self._follow_briefly()
+            if lag is not None and lag.is_none and self.kept is not None:
+                self.catalog, ends = self.kept, lag.ends
             else:
-                self.catalog, ends = stand_in(self.store, self.kept, self.catalog)
+                self.catalog, ends = stand_in(self.store, self.kept, self.catalog, lag=lag)
             self._set_ends(ends)
             return self.catalog, ends
 
-    def _follow_briefly(self) -> LogEnds | None:
-        """Bring the catalog that is kept up to the store; None where it cannot be written now."""
+    def _stand_in(self, error: ConflictError) -> tuple[Catalog, LogEnds]:
+        """Let a stand-in answer: a writer came in between, and stopped or was killed."""
+        _LOG.info("the catalog is not waited for: %s", error.message)
+        with self.locked():
+            self.catalog, ends = stand_in(self.store, self.kept, self.catalog, lag=None)
+            self._set_ends(ends)
+            return self.catalog, ends
+
+    def _replay(self, error: ShareRegistryError) -> tuple[Catalog, LogEnds]:
+        """Let the store alone answer, where nothing can be laid over the catalog."""
+        _LOG.info("the store is read in place of the catalog (%s)", error.message)
+        with self.locked():
+            self.catalog, ends = replay_in_memory(self.store)
+            self._set_ends(ends)
+            return self.catalog, ends
+
+    def _follow_briefly(self) -> Lag | None:
+        """Bring the catalog that is kept up to the store, if it may be written.
+
+        Returns None where it is locked.
+        """
         # whoever has a stand-in waited for the lock already
         wait_s = BRIEF_S if self.catalog is self.kept else 0.0
         try:
             if self.kept is None:
                 self.kept = self.open_kept(wait_s)
-            return follow(self.store, self.kept, write=self.writable, wait_s=wait_s)
+            # an index of this user's own may be brought up by whoever reads
+            write = self.writable or (self.place is not None and self.place.index is not None)
+            return follow(self.store, self.kept, write=write, wait_s=wait_s)
         except ConnectionLostError:
             raise
         except (ConflictError, StoreError) as error:
@@ -270,6 +270,10 @@ class Context:
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 
+    def require_apart(self, path: FilePath) -> None:
+        """Check that what is written for others is not in the store. Raises InvalidInputError."""
+        require_apart(path, self.place, self.outside)
+
     def require_writable(self) -> None:
         """Raise RefusedError in mode "r"."""
         ensure(
@@ -314,6 +318,7 @@ def open_context(
     outside: Outside,
     device: str | None = None,
     author: str | None = None,
+    checks: Mapping[str, Check] | None = None,
 ) -> tuple[Context, SpaceName | None]:
     """Open a registry, creating it in mode "c" where it is missing.
 
@@ -341,7 +346,7 @@ def open_context(
     if author is not None:
         check_author("author", author)
     place = locate(location, store=store, outside=outside)
-    fresh = mode == "c" and place.root is not None and is_new(place.store, outside)
+    fresh = mode == "c" and place.is_kept and is_new(place.store, outside)
     if place.catalog is not None and fresh:
         _check_catalog(place, outside)
     try:
@@ -359,86 +364,33 @@ def open_context(
         catalog=catalog,
         kept=kept,
         open_kept=open_kept,
-        location=catalog.safe_url if place.catalog is not None else str(place.root or MEMORY),
+        location=catalog.safe_url if place.catalog is not None else place.address,
         writable=mode != "r",
         beside=place.root,
         place=place,
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
         author=author,
+        checks=configured(checks, outside),
     )
-    if fresh and place.root is not None:
-        context.say_created(f"created registry at {outside.absolute(place.root)}")
+    if fresh:
+        context.say_created(f"created registry at {absolute_place(place, outside).address}")
     return context, scope
 
 
-def reopen(place: Location, device: str) -> Context:
+def reopen(place: Location, device: str, checks: Mapping[str, NamedCheck]) -> Context:
     """Open a shared registry once more, in another process. Raises as `open_context`."""
     assert isinstance(place.store, str | os.PathLike)
-    return open_context(
+    context, _ = open_context(
         place.store if place.catalog is None else place.catalog,
         store=None if place.catalog is None else place.store,
         space=None,
         mode="w",
         outside=Outside(),
         device=device,
-    )[0]
-
-
-def absolute_place(place: Location, outside: Outside) -> Location:
-    """Return a place as processes with any working directory open it."""
-    store = place.store if place.root is None else outside.absolute(place.root)
-    catalog = None if place.catalog is None else absolute_url(place.catalog, outside)
-    return replace(place, store=store, catalog=catalog)
-
-
-def locate(
-    location: FilePath | None, *, store: FilePath | Store | None, outside: Outside
-) -> Location:
-    """Return where the store and the catalog are. Raises InvalidInputError."""
-    for name, value in (("location", location), ("store", store)):
-        if value is not None and not _is_store(value):
-            check_place(name, value)
-    if location is None and isinstance(store, Store):
-        return Location(store=store, catalog=None)
-    address = (
-        os.fspath(location)
-        if location is not None
-        else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
+        checks={},
     )
-    if "://" in address and not address.startswith("memory:"):
-        store = store if store is not None else outside.environment("SHARE_REGISTRY_STORE")
-        if not store:
-            _check_scheme(address)
-            raise InvalidInputError(
-                "a catalog URL needs the directory of the store.",
-                hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.",
-            )
-        return Location(store=store, catalog=address)
-    if isinstance(store, Store) or (store is not None and Path(store) != Path(address)):
-        stated = type(store).__name__ if isinstance(store, Store) else repr(os.fspath(store))
-        raise InvalidInputError(
-            f"store= {stated} is given beside {address!r}.",
-            hint="Give store= only with a catalog URL.",
-        )
-    return Location(store=address, catalog=None)
-
-
-def _is_store(value: object) -> bool:
-    # texts and paths are told apart first: a store may be any object with its members
-    return not isinstance(value, str | os.PathLike) and isinstance(value, Store)
-
-
-def _check_scheme(address: str) -> None:
-    """Check that a URL is one of a catalog. Raises InvalidInputError."""
-    scheme = address.partition("://")[0]
-    ensure(
-        scheme.partition("+")[0] in ("sqlite", "postgresql", "postgres"),
-        InvalidInputError(
-            f"a registry of kind {scheme!r} is not supported, expected sqlite or postgresql.",
-            hint="Give a directory, memory://, or the URL of a catalog (sqlite:///... or "
-            "postgresql+psycopg://...) with the directory of its store.",
-        ),
-    )
+    context.checks = checks
+    return context
 
 
 def with_basis_size(context: Context, commit: Commit) -> Commit:
@@ -460,7 +412,7 @@ def check_device(device: str) -> str:
 
 def _init_command(place: Location) -> str:
     """Return the command that creates a registry at a place."""
-    root = quote(str(place.root))
+    root = quote(place.address)
     if place.catalog is None:
         return f"share-registry -R {root} init"
     return f"share-registry -R {quote(without_password(place.catalog))} --store {root} init"
@@ -499,6 +451,8 @@ def _open_catalog(
     url = place.catalog_url
     if url is None:
         return replay_in_memory(store)[0]
+    if place.index is not None:
+        return _open_index(url, place.index, store, outside, wait_s)
     if place.catalog is not None or place.root is None:
         return _open_own(url, mode, store, wait_s)
     try:
@@ -511,6 +465,24 @@ def _open_catalog(
             raise
     _move_aside(place.root, outside)
     return _open_own(url, "c", store, wait_s)
+
+
+def _open_index(url: str, folder: Path, store: Store, outside: Outside, wait_s: float) -> Catalog:
+    """Open the catalog that this user has of a store in a bucket, made by whoever needs it first.
+
+    Where none can be kept, the store is read instead. Raises ConflictError as `_open_catalog`.
+    """
+    try:
+        outside.make_directory(folder, private=True)
+        try:
+            return _open_own(url, "c", store, wait_s)
+        except CatalogError as error:
+            _LOG.info("catalog %s cannot be used (%s) and is made again", url, error.message)
+        _move_aside(folder, outside)
+        return _open_own(url, "c", store, wait_s)
+    except (CatalogError, StoreError, RefusedError) as error:
+        _LOG.info("no catalog is kept in %s (%s); reading the store instead", folder, error.message)
+        return replay_in_memory(store)[0]
 
 
 def _open_own(url: str, mode: str, store: Store, wait_s: float) -> Catalog:
@@ -529,6 +501,6 @@ def _open_own(url: str, mode: str, store: Store, wait_s: float) -> Catalog:
 def _move_aside(root: Path, outside: Outside) -> None:
     """Keep a damaged catalog file under another name; it is an index, so nothing is lost."""
     for suffix in ("", "-journal", "-wal", "-shm"):
-        path = root / f"{CATALOG_FILE}{suffix}"
+        path = root / f"{CATALOG}{suffix}"
         if outside.exists(path):
-            outside.replace(path, root / f"{CATALOG_FILE}{suffix}.damaged-{outside.token()[:8]}")
+            outside.replace(path, root / f"{CATALOG}{suffix}.damaged-{outside.token()[:8]}")

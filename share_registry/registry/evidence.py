@@ -9,23 +9,19 @@ It cannot be seen here that a row is missing: that an alias moved again, or that
 version. `verify` compares whole catalogs with their logs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, removed_versions
 from share_registry.catalog.queries.lookups import NameClaim
 from share_registry.catalog.queries.resolution import namings_of, resolve
 from share_registry.catalog.sql import Session, clean
-from share_registry.errors import IntegrityError, ensure
+from share_registry.errors import ConflictError, IntegrityError, NotFoundError, ensure
 from share_registry.format.canonical import parse_foreign, sha256
-from share_registry.names import (
-    CommitNumber,
-    Digest,
-    SpaceName,
-)
+from share_registry.names import CommitNumber, Digest, SpaceName, first_and_more
 from share_registry.registry.context import AppliedRecord, Context
 from share_registry.registry.log_entries import read_note
 from share_registry.store.protocol import MAX_RECORD_BYTES
@@ -34,6 +30,7 @@ from share_registry.values.references import ResolvedReference
 from share_registry.values.task_version import REPEATED, TaskVersion
 
 if TYPE_CHECKING:
+    from share_registry.format.named_objects import Replaced
     from share_registry.format.records import Note, TaskNote
 
 _HINT: Final = (
@@ -41,6 +38,8 @@ _HINT: Final = (
     "catalog is made again by `share-registry rebuild`."
 )
 _REMEMBERED: Final = 256
+# Members of a version that a purge may have put another object in place of
+_REPLACED: Final = frozenset({"adapter", "note"})
 # What a version has from the one whose note describes it
 _DESCRIBED: Final = ("note_digest", "note_task", "config_digest")
 
@@ -76,7 +75,7 @@ def require_given(context: Context, namings: Iterable[NameClaim]) -> None:
 def require_recorded(
     context: Context, rows: Iterable[TaskVersion], *, session: Session | None = None
 ) -> None:
-    """Check that versions are what the records that made them say.
+    """Check that versions were not removed, and are what the records that made them say.
 
     Args:
         context: The registry.
@@ -84,10 +83,13 @@ def require_recorded(
         session: A transaction that is open already.
 
     Raises:
+        NotFoundError: a version was expired or purged.
         IntegrityError: a record is not there, is not the one that was applied, or says something
             else.
     """
     checked = [*rows]
+    for row in checked:
+        require_kept(context, row, session=session)
     inherited = [row for row in checked if _earlier(row) is not None or row.task != row.name]
     behind: list[Sequence[TaskVersion]] = []
     namings: list[Sequence[NameClaim]] = []
@@ -102,6 +104,88 @@ def require_recorded(
         for row, earlier in pairwise(chain):
             _check_row(context, earlier)
             _check_inherited(row, earlier)
+
+
+def require_kept(context: Context, row: TaskVersion, *, session: Session | None = None) -> None:
+    """Check that a version was not removed.
+
+    Raises NotFoundError where a record says that it was, IntegrityError where the catalog alone
+    does.
+    """
+    if row.removed is None:
+        return
+    with nullcontext(session) if session is not None else context.catalog.begin() as asked:
+        commit_id = lookups.commit_id(asked, row.space, row.removed) or Digest("")
+        names = {naming.name for naming in lookups.names_of_task(asked, row.space, row.task)}
+    members = _read(context, row.space, row.removed, commit_id).members
+    kind, listed = members.get("kind"), members.get("versions", [])
+    is_purged = kind == "purge" and members.get("task") in names
+    is_expired = kind == "expire" and any(
+        of["task"] in names and of["version"] == row.version for of in listed
+    )
+    ensure(
+        is_purged or is_expired,
+        IntegrityError(
+            f"the catalog says that record c{row.removed} of space {row.space} removed {row.ref}, "
+            "which it did not.",
+            hint=_HINT,
+        ),
+    )
+    raise NotFoundError(
+        f"{row.ref} is not there any more: {row.space}/@c{row.removed} "
+        f"{'purged' if is_purged else 'expired'} it on {str(members.get('time'))[:10]}.",
+        hint=f"`share-registry log --task {row.space}/{row.task}` lists what was done to the task.",
+    )
+
+
+def removed_objects(
+    context: Context, session: Session, space: SpaceName, digests: Collection[Digest]
+) -> set[Digest]:
+    """Return those of some objects that nothing new may build upon (spec COM-12).
+
+    They are of removed versions alone, or were replaced and did not come again. Raises
+    IntegrityError.
+    """
+    if not digests or not removed_versions.removals(session, space):
+        return set()
+    replaced = {
+        digest for _, objects in _replaced(context, session, space) for digest in objects
+    } & {*digests}
+    # what came again, and is named by a record behind the purge, is there as ever
+    replaced -= removed_versions.kept_adapters(session, space, replaced)
+    replaced -= removed_versions.named_bases(session, space, replaced)
+    return replaced | removed_versions.removed_adapters(session, space, digests)
+
+
+def require_unreplaced(
+    context: Context,
+    session: Session,
+    space: SpaceName,
+    needs: Collection[Digest],
+    adapters: Collection[Digest],
+) -> None:
+    """Check that new adapter objects build upon nothing that was removed or replaced.
+
+    Those that a version has already may go on as they are. Raises ConflictError.
+
+    Args:
+        context: The registry.
+        session: A transaction.
+        space: The space.
+        needs: What the new objects refer to.
+        adapters: The adapter objects.
+    """
+    gone = removed_objects(context, session, space, needs)
+    if gone and removed_versions.kept_adapters(session, space, adapters).issuperset(adapters):
+        return
+    ensure(
+        not gone,
+        ConflictError(
+            f"{first_and_more(sorted(gone))}, which the new version was coded against, was removed "
+            f"from space {space} meanwhile.",
+            hint="Run it again: it is coded against what is left.",
+        ),
+    )
 
 
 def require_described(context: Context, rows: Iterable[TaskVersion]) -> None:
@@ -160,7 +244,7 @@ def require_policy(context: Context, session: Session, space: SpaceName, policy:
     number, commit_id = lookups.policy_change(session, space)
     members = _read(context, space, number, commit_id).members
     body = validate(PolicyBody.model_validate, members.get("policy"), f"policy of c{number}")
-    recorded = body.model_dump() | {"budget": float(body.budget)}
+    recorded = body.model_dump() | {"budget": float(body.budget), "require": tuple(body.require)}
     for member in fields(Policy):
         claimed, said = getattr(policy, member.name), recorded[member.name]
         ensure(
@@ -172,6 +256,23 @@ def require_policy(context: Context, session: Session, space: SpaceName, policy:
             ),
         )
     return policy
+
+
+def _replaced(context: Context, session: Session, space: SpaceName) -> "Replaced":
+    """Return what records of a space replace. Raises IntegrityError."""
+    from share_registry.format.layout import validate
+    from share_registry.format.named_objects import replacements
+    from share_registry.format.records import RECORD
+
+    records = (
+        (removal.number, _read(context, space, removal.number, removal.id).members)
+        for removal in removed_versions.removals(session, space)
+        if removal.kind == "purge"
+    )
+    return [
+        (number, replacements(validate(RECORD.validate_python, members, f"record c{number}")))
+        for number, members in records
+    ]
 
 
 def _with_earlier(session: Session, row: TaskVersion) -> list[TaskVersion]:
@@ -197,8 +298,14 @@ def _earlier(row: TaskVersion) -> int | None:
 
 def _check_row(context: Context, row: TaskVersion) -> None:
     """Compare a version with its record. Raises IntegrityError."""
+    from share_registry.format.named_objects import read_for
+
     record = _read(context, row.space, row.number, row.commit_id)
     for member, claimed, recorded in _claims(row, record):
+        if claimed != recorded and member in _REPLACED:
+            with context.catalog.begin() as session:
+                replaced = _replaced(context, session, row.space)
+            recorded = read_for(Digest(str(recorded)), row.number, replaced)
         if claimed != recorded:
             raise IntegrityError(
                 f"the catalog says of {row.ref} that its {member} is {claimed}, "

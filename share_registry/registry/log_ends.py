@@ -42,10 +42,30 @@ class LogEnds:
     lost: dict[SpaceName, LogError] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """How far a catalog is behind the logs of a store.
+
+    Attributes:
+        ends: How some of the logs end.
+        behind: Spaces that it lacks records of, and the head that it has of each.
+        foreign: Spaces of which it followed another log.
+    """
+
+    ends: LogEnds
+    behind: dict[SpaceName, Head | None] = field(default_factory=dict)
+    foreign: list[SpaceName] = field(default_factory=list)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the catalog has every record that can be read."""
+        return not self.behind and not self.foreign
+
+
 def compare_heads(
     store: "Store", catalog: Catalog, heads: "Mapping[SpaceName, Head | None]"
-) -> "tuple[LogEnds, dict[SpaceName, Head | None], list[SpaceName]]":
-    """Return how logs end, the spaces that a catalog lacks records of, and those of another log."""
+) -> Lag:
+    """Compare the heads that a catalog has with the logs."""
     ends = LogEnds()
     behind: dict[SpaceName, Head | None] = {}
     foreign: list[SpaceName] = []
@@ -76,7 +96,7 @@ def compare_heads(
             ends.unknown[space] = ended(hole(space, next_, present), space, head.number)
         elif (kept := kept_end(store, space, head.number)) is not None:
             ends.unknown[space] = ended(kept[1], space, kept[0])
-    return ends, behind, foreign
+    return Lag(ends=ends, behind=behind, foreign=foreign)
 
 
 def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:

@@ -367,6 +367,7 @@ class Materializer:
                 for ref, row in added.items()
                 for naming in namings_of(session, ref, space=self._space, present=row.task)
             ]
+        self._context.store.read_ahead(digest for row in added.values() for digest in row.objects)
         require_given(self._context, namings)
         require_recorded(self._context, added.values())
         self._resolutions = heads, versions

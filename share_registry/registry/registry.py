@@ -30,21 +30,29 @@ from share_registry.values.sheet import Listing
 from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import date, datetime, timedelta
 
     import torch
 
     from share_registry.exchange.adapter import Adapter
+    from share_registry.registry.admission import Check
     from share_registry.registry.arguments import Progress
     from share_registry.registry.basis.basis import Basis
     from share_registry.registry.commands.prepare import Prepared
+    from share_registry.routing.routing_index import RoutingIndex
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
     from share_registry.values.audits import AuditReport, Checkpoint
+    from share_registry.values.changes import Changes
     from share_registry.values.checks import Diff, Export, Quarantine, VerifyReport
     from share_registry.values.garbage import GarbageReport
     from share_registry.values.imports import ImportReport, ImportSource
+    from share_registry.values.lints import Lint
+    from share_registry.values.removals import ExpireReport, PurgeReport
     from share_registry.values.repairs import RepairReport
+    from share_registry.values.sync_reports import SyncReport
+    from share_registry.values.transfers import TransferReport
+    from share_registry.values.uploads import Upload
 
 # A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
 Source = "str | os.PathLike[str] | Adapter | Any"
@@ -73,14 +81,16 @@ class Registry:
         mode: str = "c",
         device: str | None = None,
         author: str | None = None,
+        checks: "Mapping[str, Check] | None" = None,
     ) -> "Registry":
         """Open a registry.
 
         Args:
-            location: A directory, `memory://`, or the SQLAlchemy URL of a catalog together with
-                `store`. Default: $SHARE_REGISTRY_URI, else ./share-registry.
-            store: Directory of the store, with a catalog URL, or an open `Store`; alone it has a
-                catalog in memory. Default with a URL: $SHARE_REGISTRY_STORE.
+            location: A directory, a bucket (`s3://`, `gs://`, `az://`), `memory://`, or the
+                SQLAlchemy URL of a catalog together with `store`. Default: $SHARE_REGISTRY_URI,
+                else ./share-registry.
+            store: Directory or bucket of the store, with a catalog URL, or an open `Store`; alone
+                it has a catalog in memory. Default with a URL: $SHARE_REGISTRY_STORE.
             space: Space of calls and references that name none. Default: $SHARE_REGISTRY_SPACE,
                 else the only one.
             mode: "r" never writes anything and works on read-only media, "w" writes, "c" creates
@@ -90,6 +100,11 @@ class Registry:
             author: Who records are by, where a call names nobody; "" for nobody. Default:
                 $SHARE_REGISTRY_AUTHOR, else who started the CI run, git's user.name, the system's
                 user.
+            checks: What is run on every adapter before it is committed, by the name that policies
+                know it by (`NAME` or `NAME@VERSION`): a command, to which a directory with the
+                adapter's files is added and which exits with 0 where it passes, or a function of
+                that directory, which raises where it does not and may return a summary. Default:
+                $SHARE_REGISTRY_CHECKS, `NAME=COMMAND` a line.
 
         Raises:
             InvalidInputError, NotFoundError, RefusedError: an argument is not usable.
@@ -106,6 +121,7 @@ class Registry:
                 outside=Outside(),
                 device=device,
                 author=author,
+                checks=checks,
             )
         )
 
@@ -212,6 +228,7 @@ class Registry:
         derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
         adapter_name: str | None = None,
+        format: str | None = None,
         expected: int | None = None,
         idempotency_key: str | None = None,
         allow_base_mismatch: bool = False,
@@ -221,10 +238,11 @@ class Registry:
         """Commit an adapter as the next version of a task.
 
         Args:
-            adapter: A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` (needs
-                `task`) or an `Adapter` (needs `task`).
-            task: Task name, or `space/task`; derived from the directory's or repository's name
-                where None.
+            adapter: A PEFT directory, a directory or file of another program,
+                `hf://owner/repo[@revision]`, a live `peft.PeftModel` (needs `task`) or an `Adapter`
+                (needs `task`).
+            task: Task name, or `space/task`; derived from the name of the directory, file or
+                repository where None.
             space: An existing space; where None the scope's, else the one of the adapter's base
                 model, created on first use.
             budget: Largest pooled relative error of scaled dW, 0 to keep every bit; the space's
@@ -236,7 +254,10 @@ class Registry:
             metrics: Other names with numbers.
             derived_from: References of the task versions it was made from.
             keep_original: Keep the files as they are beside it; the space's policy where None.
-            adapter_name: Which adapter of a live model; the active one where None.
+            adapter_name: Which adapter of a live model, the active one where None; or of a file
+                that holds several.
+            format: What the files are (`peft`, `kohya`, `diffusers`, ...); their content tells
+                where None.
             expected: The task's newest version must be this one; `ABSENT`: there must be none.
             idempotency_key: A retry with the same key never makes a second commit; Conflict where
                 the key's commit holds other adapters.
@@ -266,6 +287,7 @@ class Registry:
                 derived_from=references(derived_from),
                 keep_original=keep_original,
                 adapter_name=adapter_name,
+                format=format,
                 expected=expected,
                 idempotency_key=idempotency_key,
                 allow_base_mismatch=allow_base_mismatch,
@@ -286,6 +308,7 @@ class Registry:
         metrics: Mapping[str, float] | None = None,
         derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
+        format: str | None = None,
         idempotency_key: str | None = None,
         allow_base_mismatch: bool = False,
         allow_duplicate: bool = False,
@@ -310,6 +333,7 @@ class Registry:
                 metrics=metrics or {},
                 derived_from=references(derived_from),
                 keep_original=keep_original,
+                format=format,
                 idempotency_key=idempotency_key,
                 allow_base_mismatch=allow_base_mismatch,
                 allow_duplicate=allow_duplicate,
@@ -329,6 +353,7 @@ class Registry:
         derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
         adapter_name: str | None = None,
+        format: str | None = None,
         allow_base_mismatch: bool = False,
         at: At | None = None,
     ) -> "Prepared":
@@ -339,7 +364,7 @@ class Registry:
 
         Args:
             adapter, task, space, budget, labels, metrics, derived_from, keep_original,
-                adapter_name, allow_base_mismatch: As in `commit`.
+                adapter_name, format, allow_base_mismatch: As in `commit`.
             at: The adapter is coded against what the space held after this commit (or at this
                 time), so that any number of processes give the same result; now where None.
 
@@ -361,6 +386,7 @@ class Registry:
                 derived_from=references(derived_from),
                 keep_original=keep_original,
                 adapter_name=adapter_name,
+                format=format,
                 allow_base_mismatch=allow_base_mismatch,
             ),
             at=at,
@@ -417,6 +443,7 @@ class Registry:
         metrics: Mapping[str, float] | None = None,
         derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
+        format: str | None = None,
         allow_base_mismatch: bool = False,
         workers: int | None = None,
         on_error: str = "skip",
@@ -431,13 +458,13 @@ class Registry:
 
         Args:
             sources: Adapters as in `commit`, `ImportSource`s that say more of each, or directories:
-                every adapter below one is imported.
+                every adapter below one is imported, of whichever program.
             from_file: A CSV file with a row for each adapter: a column `source` and any of `task`,
-                `space`, `message`, `labels`, `metrics`, `source_time`, `derived_from`, `label.NAME`
-                and `metric.NAME`. Paths begin at its own directory.
+                `space`, `message`, `labels`, `metrics`, `source_time`, `derived_from`, `format`,
+                `label.NAME` and `metric.NAME`. Paths begin at its own directory.
             space: An existing space for those that name none; where None the scope's, else the one
                 of each adapter's base model, created on first use.
-            budget, message, author, labels, metrics, derived_from, keep_original,
+            budget, message, author, labels, metrics, derived_from, keep_original, format,
                 allow_base_mismatch: As in `commit`, for all that do not say it themselves.
             workers: Processes that prepare adapters; as many as there are processors where None. A
                 registry in memory is worked on by this process alone.
@@ -466,6 +493,7 @@ class Registry:
                     metrics=metrics or {},
                     derived_from=references(derived_from),
                     keep_original=keep_original,
+                    format=format,
                     allow_base_mismatch=allow_base_mismatch,
                 ),
                 space=self._scope_of(space),
@@ -629,13 +657,16 @@ class Registry:
 
         return similar(self._context, adapter, space=self._space, limit=limit)
 
-    def identify(self, adapter: "str | os.PathLike[str] | Adapter | Any") -> "list[Identity]":
+    def identify(
+        self, adapter: "str | os.PathLike[str] | Adapter | Any", *, format: str | None = None
+    ) -> "list[Identity]":
         """Return the versions that an adapter is, as committed or as exported, newest first.
 
         A portable export holds other tensors; its README.md names the version.
 
         Args:
-            adapter: A PEFT directory, an `Adapter` or a live model.
+            adapter: A PEFT directory, files of another program, an `Adapter` or a live model.
+            format: What the files are; their content tells where None.
 
         Raises:
             InvalidInputError: nothing that can be read as an adapter.
@@ -643,7 +674,7 @@ class Registry:
         """
         from share_registry.registry.audit.identify import identify
 
-        return Listing(identify(self._context, adapter, space=self._space))
+        return Listing(identify(self._context, adapter, space=self._space, format=format))
 
     def checkout(
         self,
@@ -683,31 +714,249 @@ class Registry:
         root: FilePath,
         *,
         name: str | None = None,
-        profile: str = "native",
+        profile: str | None = None,
+        target: str | None = None,
+        base_config: FilePath | None = None,
+        dtype: "torch.dtype | str | None" = None,
         overwrite: bool = False,
+        sign: FilePath | None = None,
+        record: bool = False,
+        reason: str = "",
+        author: str | None = None,
     ) -> "Export":
-        """Write a task version as a plain PEFT directory, atomically.
+        """Write a task version as a plain PEFT directory, or as GGUF for llama.cpp, atomically.
 
         The same content already there is success.
 
         Args:
             ref: Such as cola@v3.
-            root: Where `<task>-v<N>-<digest8>/` is made, or `<task>-v<N>-portable-<digest8>/`.
-            name: Name of the directory instead; "" writes into `root` itself.
+            root: Where `<task>-v<N>-<digest8>/` is made, or `<task>-v<N>-portable-<digest8>/`. For
+                llama.cpp `<task>-v<N>-<digest8>.gguf`; a root that ends in .gguf is the file.
+            name: Name of the directory or file instead; "" writes into `root` itself.
             profile: "native": as committed. "portable": scale folded in, one rank, lora_alpha = r,
-                the form every server reads alike.
+                the form every server reads alike. None: native, or the first of both that the
+                target reads rightly.
+            target: The server that it is for, as in `lint`: what it refuses or misreads is refused
+                before anything is written. "llama.cpp" makes one GGUF file; needs the extra [gguf].
+            base_config: For llama.cpp, the base model's config.json, or the directory that has it;
+                None for that of the Hub's cache on this machine.
+            dtype: For llama.cpp, float32 or float16; None for float32.
             overwrite: Replace something else that is there.
+            sign: Sign it with this private key (a PEM file), or as who this process runs with
+                "sigstore"; the signature is `<directory>.sig` beside it, and `verify_export` checks
+                it. Needs the extra [signing].
+            record: Say in the log that it was exported: which version, its digest, this machine and
+                the directory. The registry must be open for writing. Releases that do not know
+                such records (feature "exports" of the format) refuse what is behind one.
+            reason, author: Why and who, for the record.
+
+        Raises:
+            InvalidInputError, NotFoundError, RefusedError, IntegrityError: it cannot be exported as
+                asked.
+            StoreError, ConflictError, CommitStateUnknownError: it could not be recorded; the
+                message says that it was exported.
         """
-        from share_registry.registry.checkout.checkout import export
+        from share_registry.registry.checkout.version_export import ExportOptions, ExportRequest
+        from share_registry.registry.commands.record_export import export
 
         return export(
             self._context,
-            reference(ref),
-            root,
+            ExportRequest(
+                ref=reference(ref),
+                root=root,
+                space=self._space,
+                options=ExportOptions(
+                    profile=profile, target=target, base_config=base_config, dtype=dtype
+                ),
+                name=name,
+                overwrite=overwrite,
+                sign=sign,
+            ),
+            record=record,
+            said=Said(reason=reason, author=author),
+        )
+
+    def upload(
+        self,
+        ref: Ref,
+        location: str,
+        *,
+        profile: str = "native",
+        base_model: str | None = None,
+        private: bool = True,
+        create: bool = True,
+        message: str = "",
+        expected: str | None = None,
+        dry_run: bool = False,
+        record: bool = False,
+        reason: str = "",
+        author: str | None = None,
+    ) -> "Upload":
+        """Upload a task version to the Hugging Face Hub, as the files that `export` writes.
+
+        They become one commit on top of the one that the branch was at; whoever commits meanwhile
+        wins, and nothing is uploaded. The same files already there are success. Files of earlier
+        uploads that this version has not are removed; what somebody else put there stays, and is
+        only replaced where `expected` is given. The Hub's digest of every file is compared before
+        this returns. `push` copies a registry, not a version.
+
+        Args:
+            ref: Such as cola@v3.
+            location: hf://owner/repo, with @branch and a folder where wanted.
+            profile: "native" or "portable", as `export`.
+            base_model: What config and card name as base model, in place of what they named: a
+                model of the Hub, such as owner/name.
+            private: A repository that is created is seen by its owner alone.
+            create: Create the repository, and the branch, where they are not there.
+            message: What the commit on the Hub says beside the version and the digest.
+            expected: The commit hash that the branch must be at.
+            dry_run: Only say what would be uploaded.
+            record: Say in the log that it was uploaded, as `export`.
+            reason, author: Why and who, for the record.
+
+        Raises:
+            InvalidInputError, NotFoundError, IntegrityError: as `export`, and the location.
+            RefusedError: the profile cannot express the adapter; there is no token, or it has not
+                the right; somebody else's files are in the way; the Hub refuses.
+            ConflictError: the branch is not at `expected`, or moved meanwhile.
+            StoreError: the Hub cannot be reached.
+        """
+        from share_registry.registry.checkout.version_export import ExportOptions
+        from share_registry.registry.commands.upload_version import UploadRequest, upload
+
+        return upload(
+            self._context,
+            UploadRequest(
+                ref=reference(ref),
+                location=location,
+                space=self._space,
+                options=ExportOptions(profile=profile, base_model=base_model),
+                private=private,
+                create=create,
+                message=message,
+                expected=expected,
+                dry_run=dry_run,
+            ),
+            record=record,
+            said=Said(reason=reason, author=author),
+        )
+
+    def sync(
+        self,
+        root: FilePath,
+        *,
+        alias: str = "prod",
+        profile: str | None = None,
+        target: str | None = None,
+        base_model: str | None = None,
+        base_config: FilePath | None = None,
+        prune: bool = False,
+        grace_days: float = 1.0,
+        progress: "Progress | None" = None,
+    ) -> "SyncReport":
+        """Keep a directory of everything that is behind an alias, for servers to load from.
+
+        Each version becomes `<space>--<task>--v<N>-<digest12>/`, a name that no other bytes ever
+        have, and `index.json` lists those that are served. All of it is replaced in single steps,
+        so that this may be run again and again, by several hosts at once. Directories are checked
+        by their digests and put right. A version that cannot be exported is reported; the one that
+        was served before it is served on.
+
+        Args:
+            root: The directory; of one alias alone.
+            alias: Such as prod.
+            profile, target: As `export`. What the target does not serve is reported as what cannot
+                be exported.
+            base_model: What `adapter_config.json` names as base model, in place of what it named:
+                what the server calls it.
+            base_config: As `export`; of all spaces.
+            prune: Remove directories that have not been served for `grace_days`.
+            grace_days: So long a directory stays that is not served any more, so that requests in
+                flight finish. 0.04 is an hour.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            InvalidInputError: an argument is not usable.
+            NotFoundError: no task has the alias.
+            RefusedError: the directory is kept for another registry, alias or space.
+            StoreError: the directory cannot be written.
+        """
+        from share_registry.registry.checkout.version_export import ExportOptions
+        from share_registry.registry.delivery.alias_sync import SyncRequest, sync
+
+        return sync(
+            self._context,
+            SyncRequest(
+                root=root,
+                alias=alias,
+                options=ExportOptions(
+                    profile=profile,
+                    target=target,
+                    base_model=base_model,
+                    base_config=base_config,
+                ),
+                prune=prune,
+                grace_days=grace_days,
+            ),
             space=self._space,
-            name=name,
-            profile=profile,
-            overwrite=overwrite,
+            progress=progress or ignore_progress,
+        )
+
+    def routing_index(
+        self,
+        refs: Ref | Iterable[Ref] | None = None,
+        *,
+        alias: str | None = None,
+        modules: str | None = None,
+        max_rank: int | None = None,
+    ) -> "RoutingIndex":
+        """Return an index that says which task version answers an input best.
+
+        Of the row spaces of dW as it is stored, in linear modules alone: what enters an embedding,
+        a convolution or an expert has no tokens of its own. Saved, it is a file that needs no
+        registry.
+
+        Args:
+            refs: Task versions of one space; None for the newest version of every live task.
+            alias: Instead, the version behind this alias of every live task that has it.
+            modules: A regular expression that the whole path of a module must match: ".*query".
+            max_rank: At most so many rows of a task and module, those with the largest singular
+                values; None for all.
+
+        Raises:
+            InvalidInputError: an argument makes no sense, no row is left, or the versions are of
+                several spaces.
+            NotFoundError: a reference leads nowhere, no task has the alias, or there is no task.
+            RefusedError: the expression takes too much work, or no space is named.
+            IntegrityError: stored bytes are not what was committed.
+        """
+        from share_registry.registry.delivery.routing_versions import RoutingRequest, routing_index
+
+        return routing_index(
+            self._context,
+            RoutingRequest(refs=refs, alias=alias, modules=modules, max_rank=max_rank),
+            space=self._space,
+        )
+
+    def lint(self, ref: Ref, *, target: str | None = None, profile: str = "native") -> "Lint":
+        """Return what servers refuse, misread or need of an export of a version.
+
+        By rules that were seen in runs of these releases, or read in their source; nothing is
+        written, and no server is asked.
+
+        Args:
+            ref: A task version.
+            target: One server: peft, vllm, sglang, lorax, llama.cpp or openvino; None for all.
+            profile: Of the export: "native" or "portable".
+
+        Raises:
+            InvalidInputError, NotFoundError, IntegrityError: see `checkout`.
+            RefusedError: the profile cannot express the adapter.
+        """
+        from share_registry.registry.checkout.serving_lint import lint_version
+
+        return lint_version(
+            self._context, reference(ref), space=self._space, target=target, profile=profile
         )
 
     def log(
@@ -838,6 +1087,40 @@ class Registry:
         from share_registry.registry.audit.diff import diff
 
         return diff(self._context, reference(a), reference(b), space=self._space)
+
+    def changes(
+        self,
+        since: "str | date | datetime",
+        *,
+        until: "str | date | datetime | None" = None,
+        compare: bool = True,
+        progress: "Progress | None" = None,
+    ) -> "Changes":
+        """Return what changed between two moments, one row a task.
+
+        Of the space, or of all spaces where none was named.
+
+        Args:
+            since: A date (its beginning), a time, how long ago (`12h`, `7d`, `2w`), or of one space
+                a commit or tag, which stays out: `@c40`.
+            until: Up to this date (its end), time, commit or tag; None or `latest` for now.
+            compare: Say by how much dW changed, for which both versions are decoded.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            InvalidInputError: a malformed moment, a commit without a space, or `until` is earlier.
+            NotFoundError: there is no such commit or tag.
+        """
+        from share_registry.registry.audit.changed_tasks import changes
+
+        return changes(
+            self._context,
+            since,
+            until=until,
+            space=self._space,
+            compare=compare,
+            progress=progress or ignore_progress,
+        )
 
     def set_alias(
         self,
@@ -972,6 +1255,8 @@ class Registry:
         level: str = "data",
         *,
         shard: str | None = None,
+        subset: str | None = None,
+        turn: int | None = None,
         raise_on_damage: bool = True,
         progress: "Progress | None" = None,
     ) -> "VerifyReport":
@@ -985,24 +1270,52 @@ class Registry:
                 version rebuilt and compared.
             shard: "3/8" for the third of eight shares, which eight workers check side by side:
                 together they check, and find, what a call without it does, each thing once.
+            subset: "5%" for at least so much: one of 20 shards, another one every day (UTC), so
+                that 20 days check everything. The report says which.
+            turn: With a subset: a number that goes up by one from call to call, in place of the
+                day's.
             raise_on_damage: Whether what is wrong is an error.
             progress: Called with what is being done, how many are done and how many there are.
         """
         from share_registry.registry.audit.verify import require_sound, verify
 
-        report = verify(self._context, level, shard=shard, progress=progress or ignore_progress)
+        report = verify(
+            self._context,
+            level,
+            shard=shard,
+            subset=subset,
+            turn=turn,
+            progress=progress or ignore_progress,
+        )
         if raise_on_damage:
             require_sound(report)
         return report
 
-    def checkpoint(self, space: str | None = None) -> "Checkpoint":
+    def checkpoint(
+        self,
+        space: str | None = None,
+        *,
+        sign: FilePath | None = None,
+        expires: "str | timedelta | None" = None,
+    ) -> "Checkpoint":
         """Return the last commit of every space, or of one, as lines to be kept elsewhere.
 
-        What `audit` is given later, to see that nothing before it was changed or removed.
+        What `audit` is given later, to see that nothing before it was changed or removed. Its
+        `save` writes it into a file, with the signature beside it.
+
+        Args:
+            space: One space; the scope's where None, or all where there is none.
+            sign: Sign it with this private key (a PEM file), or as who this process runs with
+                "sigstore". Needs the extra [signing].
+            expires: After this time, such as "30d", it is refused: so a later one must be given.
+
+        Raises:
+            RefusedError: model-signing is not installed.
+            InvalidInputError, NotFoundError: the key, or the time, is none.
         """
         from share_registry.registry.audit.trail import checkpoint
 
-        return checkpoint(self._context, self._scope_of(space))
+        return checkpoint(self._context, self._scope_of(space), sign=sign, expires=expires)
 
     def audit(
         self,
@@ -1012,6 +1325,9 @@ class Registry:
         until: "str | date | datetime | None" = None,
         actor: str | None = None,
         action: str | None = None,
+        key: FilePath | None = None,
+        identity: str | None = None,
+        issuer: str | None = None,
     ) -> "AuditReport":
         """Return what was done, oldest first, as the records say; the catalog is not believed.
 
@@ -1024,16 +1340,26 @@ class Registry:
             until: Up to this date (its end) or time.
             actor: Only commits by this author, which is what the author said.
             action: Only commits of this kind: absorb, alias, drop, ...
+            key: The checkpoint must be signed, with the private key of this public one (PEM).
+            identity: Or with Sigstore, as this mail address or workflow,
+            issuer: for which this OpenID Connect issuer vouches.
 
         Raises:
             IntegrityError: records are damaged or missing, or the checkpoint is not on the way:
-                history was rewritten.
-            InvalidInputError: the checkpoint is of another registry.
+                history was rewritten; or it is not what was signed.
+            InvalidInputError: the checkpoint is of another registry; the key is none.
+            RefusedError: the checkpoint has expired, or is not signed and must be.
         """
+        from share_registry.exchange.signatures import Signatory
         from share_registry.registry.audit.trail import AuditQuery, audit
 
         query = AuditQuery(
-            space=self._scope_of(space), since=since, until=until, actor=actor, action=action
+            space=self._scope_of(space),
+            since=since,
+            until=until,
+            actor=actor,
+            action=action,
+            signatory=Signatory.of(key, identity, issuer),
         )
         return audit(self._context, query)
 
@@ -1069,6 +1395,95 @@ class Registry:
             progress=progress or ignore_progress,
         )
 
+    def expire(
+        self,
+        refs: Ref | Iterable[Ref] = (),
+        *,
+        keep_last: int = 1,
+        keep_days: float = 0.0,
+        keep_tagged: bool = True,
+        dry_run: bool = True,
+        reason: str = "",
+        author: str | None = None,
+        progress: "Progress | None" = None,
+    ) -> "ExpireReport":
+        """Remove versions that are not needed any more; as long as `dry_run`, only say which.
+
+        They cannot be read any more, and `gc` removes what nothing else needs. Their records stay,
+        with labels, metrics and messages, so that the log goes on saying what was there. What stays
+        in any case: the newest version of a live task, versions that an alias or a tag stands for,
+        and those that others that stay are built upon, as expiring these would free nothing.
+
+        Args:
+            refs: Tasks, all of whose versions are looked at, and versions, which go whatever the
+                rule says; none: every task.
+            keep_last: Keep so many versions of each task, the newest.
+            keep_days: Keep what was committed within so many days.
+            keep_tagged: Keep what was the newest version of its task at a tag.
+            dry_run: Whether nothing is removed.
+            reason: Why, for the record.
+            author: Who, if not the default author.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            RefusedError: a version that is named must stay; something that records need is damaged
+                or missing.
+            NotFoundError: a reference names nothing, or what was removed before.
+            ConflictError: others changed one of the versions meanwhile.
+        """
+        from share_registry.registry.maintenance.expire import KeepRule, expire
+
+        return expire(
+            self._context,
+            references(refs),
+            KeepRule(last=keep_last, days=keep_days, tagged=keep_tagged),
+            space=self._space,
+            dry_run=dry_run,
+            said=Said(reason=reason, author=author),
+            progress=progress or ignore_progress,
+        )
+
+    def purge(
+        self,
+        task: str,
+        *,
+        dry_run: bool = True,
+        reason: str = "",
+        author: str | None = None,
+        progress: "Progress | None" = None,
+    ) -> "PurgeReport":
+        """Remove all that was kept of a task, for good; as long as `dry_run`, only say what.
+
+        Its tensors, configs, attachments, originals, labels, metrics, and the messages of commits
+        of it alone go at once, from the store and the catalog. Versions of other tasks that were
+        built upon it are stored anew, bit for bit, so that what they decode to never changes. What
+        stays is in the records, which are chained: the names of the task, its digests, errors and
+        sizes, and that it was purged. Copies of the store are the caller's to purge.
+
+        Args:
+            task: The task, `[space/]task`.
+            dry_run: Whether nothing is removed.
+            reason: Why, for the record.
+            author: Who, if not the default author.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            NotFoundError: there is no such task.
+            RefusedError, IntegrityError: something that records need is damaged or missing; nothing
+                was removed.
+            ConflictError: others went on committing all the while.
+        """
+        from share_registry.registry.maintenance.purge import purge
+
+        return purge(
+            self._context,
+            task,
+            space=self._space,
+            dry_run=dry_run,
+            said=Said(reason=reason, author=author),
+            progress=progress or ignore_progress,
+        )
+
     def rebuild(self, *, accept_loss: bool | str = False) -> int:
         """Empty the catalog and fill it from the store; return the number of commits.
 
@@ -1086,19 +1501,22 @@ class Registry:
 
     def repair(
         self,
-        from_: "FilePath | Store",
+        from_: "FilePath | Store | None" = None,
         *,
         dry_run: bool = False,
         progress: "Progress | None" = None,
     ) -> "RepairReport":
         """Bring back from a copy of the store what `verify` finds damaged or missing.
 
-        Objects come from any store that has them. Records come from one of the same registry, where
-        its log agrees with what is sound here; of logs that have diverged nothing is touched. What
-        is damaged is moved to `quarantine`, records that are only newer in the copy stay there.
+        Layouts and configs that several versions share are in the store twice: the second one is
+        put in their place without any copy. Other objects come from any store that has them.
+        Records come from one of the same registry, where its log agrees with what is sound here;
+        of logs that have diverged nothing is touched. What is damaged is moved to `quarantine`,
+        records that are only newer in the copy stay there.
 
         Args:
-            from_: The copy: the directory of its store, or an open store. It is only read.
+            from_: The copy: the directory of its store, or an open store. It is only read. None:
+                what the store itself has twice.
             dry_run: Write nothing and say what would be brought back.
             progress: Called with what is being done, how many are done and how many there are.
 
@@ -1109,6 +1527,64 @@ class Registry:
 
         progress = progress or ignore_progress
         return repair(self._context, from_, dry_run=dry_run, progress=progress)
+
+    def push(
+        self,
+        to: "FilePath | Store",
+        *,
+        dry_run: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "TransferReport":
+        """Copy to another store of this registry the records that it lacks, and what they need.
+
+        A log is only ever gone on with: where somebody committed there what is not here,
+        nothing of that space is touched, and the report names both heads. What is there already
+        does not travel again, so a copy that was interrupted is run again. Every object is checked
+        on the way and is there before the record that needs it.
+
+        Args:
+            to: A directory, a bucket or an open `Store`, which `clone` made once.
+            dry_run: Write nothing and say what would be copied.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Returns:
+            What was copied of every space. Where `ok` is False, `refused` of a space says why.
+
+        Raises:
+            NotFoundError: there is no registry at that place.
+            RefusedError: it is another registry, or open for reading only.
+        """
+        from share_registry.registry.transfer.copies import push
+
+        progress = progress or ignore_progress
+        return push(self._context, to, dry_run=dry_run, progress=progress)
+
+    def pull(
+        self,
+        from_: "FilePath | Store",
+        *,
+        dry_run: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "TransferReport":
+        """Copy from another store of this registry the records that it lacks here; see `push`.
+
+        Args:
+            from_: A directory, a bucket or an open `Store`. It is only read.
+            dry_run: Write nothing and say what would be copied.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Returns:
+            What was copied of every space. Where `ok` is False, `refused` of a space says why.
+
+        Raises:
+            NotFoundError: there is no registry at that place.
+            RefusedError: it is another registry.
+            ConflictError: what it needs was removed here meanwhile; run it again.
+        """
+        from share_registry.registry.transfer.copies import pull
+
+        progress = progress or ignore_progress
+        return pull(self._context, from_, dry_run=dry_run, progress=progress)
 
     def quarantine(self, digests: str | Iterable[str], *, force: bool = False) -> "Quarantine":
         """Move damaged objects out of the store, into its directory `quarantine`.

@@ -24,7 +24,7 @@ def read_config(context: Context, row: TaskVersion) -> bytes:
             f"{row.ref}: its note, and with it the config, is not in the store.", hint=GONE_HINT
         )
     try:
-        return context.store.get(row.config_digest, limit=MAX_CONFIG_BYTES)
+        return context.store.get_or_spare(row.config_digest, limit=MAX_CONFIG_BYTES)
     except NotFoundError as error:
         raise NotFoundError(
             f"{row.ref}: its config, object {row.config_digest}, is not in the store.",
@@ -36,8 +36,12 @@ def undescribed(context: Context, rows: Iterable[TaskVersion]) -> frozenset[str]
     """Return the references of those versions whose note or config is not in the store."""
     objects = {row.ref: {row.note_digest, row.config_digest} for row in rows}
     asked = frozenset[Digest | None]().union(*objects.values())
-    missing = {digest for digest in asked if digest is None or not context.store.has(digest)}
+    missing = {digest for digest in asked if digest is None or not _is_there(context, digest)}
     return frozenset(ref for ref, own in objects.items() if own & missing)
+
+
+def _is_there(context: Context, digest: Digest) -> bool:
+    return context.store.has(digest) or context.store.spare(digest) is not None
 
 
 def described_versions(context: Context, rows: Sequence[TaskVersion]) -> list[TaskVersion]:

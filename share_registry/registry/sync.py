@@ -7,6 +7,7 @@ applied in one.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from share_registry.errors import (
 from share_registry.names import CommitNumber, SpaceName, first_and_more
 from share_registry.registry.log_ends import (
     LOG_ERRORS,
+    Lag,
     LogEnds,
     LogError,
     check_hole,
@@ -33,7 +35,13 @@ from share_registry.registry.log_ends import (
     kept_end,
     probes,
 )
-from share_registry.registry.log_entries import BATCH, LogEntry, batches, read_entry
+from share_registry.registry.log_entries import (
+    BATCH,
+    LogEntry,
+    batches,
+    read_entry,
+    read_replacements,
+)
 from share_registry.store.protocol import KeptHead
 from share_registry.values.sheet import count
 
@@ -46,9 +54,7 @@ _LOG: Final = logging.getLogger(__name__)
 _FEW: Final = 32
 
 
-def follow(
-    store: "Store", catalog: Catalog, *, write: bool, wait_s: float = WAIT_S
-) -> LogEnds | None:
+def follow(store: "Store", catalog: Catalog, *, write: bool, wait_s: float = WAIT_S) -> Lag:
     """Apply every record that the catalog lacks, up to those that cannot be read.
 
     The head that the catalog knows is compared with the store's record of that number, and the
@@ -64,44 +70,50 @@ def follow(
         wait_s: How long to wait for the locks of other processes.
 
     Returns:
-        The spaces whose end is not known or lost; None where the catalog lacks records and may not
-        be written.
+        How the logs end, and what the catalog still lacks: nothing, where it may be written.
 
     Raises:
         ConflictError: another process held a lock for longer.
     """
-    heads = _heads(store, catalog, wait_s)
-    ends, behind, foreign = compare_heads(store, catalog, heads)
+    indexed = _indexed_heads(catalog, wait_s)
+    if store.read_only and store.ends_with(_as_kept(indexed)):
+        return Lag(ends=LogEnds())
+    heads = _with_new(store, indexed)
+    lag = compare_heads(store, catalog, heads)
+    ends = lag.ends
     if not write:
-        return None if foreign or _can_follow(store, behind, ends) else ends
-    for space in foreign:
+        return Lag(ends=ends, behind=_readable(store, lag), foreign=lag.foreign)
+    for space in lag.foreign:
         try:
             _refill(store, catalog, space, wait_s=wait_s)
         except LOG_ERRORS as error:
             ends.unknown[space] = ended(error, space, CommitNumber(0))
         else:
             _LOG.warning("the catalog had followed another log of %s; it was made again", space)
-    for space, head in behind.items():
+    for space, head in lag.behind.items():
         try:
             _apply_new(store, catalog, space, head, wait_s=wait_s)
         except LOG_ERRORS as error:
             ends.unknown[space] = ended(error, space, _last(catalog, space))
     if heads and not any(heads.values()) and not catalog.is_in_memory:
         _warn_of_missing(store, catalog)
-    return ends
+    return Lag(ends=ends)
 
 
-def stand_in(store: "Store", catalog: Catalog | None, present: Catalog) -> tuple[Catalog, LogEnds]:
+def stand_in(
+    store: "Store", catalog: Catalog | None, present: Catalog, *, lag: Lag | None
+) -> tuple[Catalog, LogEnds]:
     """Return a catalog that has every record, in place of one that lacks some for now.
 
     The records are laid over what the catalog has. Where that cannot be done (it cannot be read at
-    present, it followed another log, a server lacks many records or grants no temporary
-    tables), the whole store is replayed, which takes half a millisecond a record.
+    present, it followed another log, a server lacks many records, or some that remove versions),
+    the whole store is replayed, which takes half a millisecond a record.
 
     Args:
         store: The store.
         catalog: The catalog, which is not written; None where it cannot even be opened.
         present: What answered before. One in memory goes on from where it was.
+        lag: How the catalog compares; None where that is not known.
 
     Returns:
         The catalog, and how the logs end, as `follow` does.
@@ -111,14 +123,15 @@ def stand_in(store: "Store", catalog: Catalog | None, present: Catalog) -> tuple
     if catalog is None:
         return replay_in_memory(store)
     try:
-        heads = _heads(store, catalog, BRIEF_S)
-        ends, behind, foreign = compare_heads(store, catalog, heads)
-        if foreign:
+        lag = lag or compare_heads(store, catalog, _heads(store, catalog, BRIEF_S))
+        if lag.foreign:
             return replay_in_memory(store)
-        lacking = [_read_behind(store, space, head, ends) for space, head in behind.items()]
-        if catalog.is_on_server and sum(map(len, lacking)) > _FEW:
+        ends = lag.ends
+        lacking = [_read_behind(store, space, head, ends) for space, head in lag.behind.items()]
+        is_removing = any(entry.removes for entry in chain(*lacking))
+        if catalog.is_on_server and (is_removing or sum(map(len, lacking)) > _FEW):
             return replay_in_memory(store)
-        overlaid = catalog.overlaid(lambda session: _apply(session, [*chain(*lacking)]))
+        overlaid = catalog.overlaid(lambda session: _apply(session, store, [*chain(*lacking)]))
     except ShareRegistryError as error:
         _LOG.info("the store is read in place of the catalog (%s)", error.message)
         return replay_in_memory(store)
@@ -129,7 +142,7 @@ def _warn_of_missing(store: "Store", catalog: Catalog) -> None:
     """Warn of objects that are not there, once a catalog was made: the store may be a copy."""
     with catalog.begin() as session:
         named = lookups.object_digests(session)
-    missing = sorted(digest for digest in named if not store.has(digest))
+    missing = store.missing(named)
     if missing:
         _LOG.warning(
             "%s that records name %s not in the store (%s): if it is a copy, it is not whole. "
@@ -144,8 +157,10 @@ def _warn_of_missing(store: "Store", catalog: Catalog) -> None:
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     """Tell whether the logs of the store are those that end with these heads.
 
-    A listing of the spaces and two small reads for each, no statement.
+    One look, or a listing of the spaces and two small reads for each; no statement.
     """
+    if store.ends_with(_as_kept(heads)):
+        return True
     if store.spaces(expected=heads) != sorted(heads):
         return False
     return all(is_end(store, space, head) for space, head in heads.items())
@@ -205,7 +220,7 @@ def fill_again(session: "Session", store: "Store", space: SpaceName) -> None:
 
     wipe(session, space)
     for entries in batches(store, space, 1):
-        _apply(session, entries)
+        _apply(session, store, entries)
 
 
 def sound_end(store: "Store", space: SpaceName) -> tuple[CommitNumber, LogError | None]:
@@ -248,7 +263,7 @@ def keep_heads(store: "Store", catalog: Catalog) -> None:
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
     """Return what a rebuild would forget: heads that the store does not have, or cannot give."""
     heads = _heads(store, catalog)
-    ends, _, _ = compare_heads(store, catalog, heads)
+    ends = compare_heads(store, catalog, heads).ends
     lost: dict[SpaceName, Head | KeptHead] = {
         space: head for space in sorted(ends.lost) if (head := heads[space]) is not None
     }
@@ -262,12 +277,24 @@ def forgotten(store: "Store", catalog: Catalog) -> list[str]:
 def _heads(
     store: "Store", catalog: Catalog, wait_s: float = WAIT_S
 ) -> dict[SpaceName, Head | None]:
+    return _with_new(store, _indexed_heads(catalog, wait_s))
+
+
+def _indexed_heads(catalog: Catalog, wait_s: float) -> dict[SpaceName, Head]:
     try:
         with catalog.begin(wait_s=wait_s) as session:
-            heads = lookups.heads(session)
+            return lookups.heads(session)
     except CatalogError as error:
         raise error.amended(hint="Run `share-registry rebuild`.") from error
-    return {space: heads.get(space) for space in sorted({*store.spaces(), *heads})}
+
+
+def _with_new(store: "Store", heads: "Mapping[SpaceName, Head]") -> dict[SpaceName, Head | None]:
+    """Return the heads that a catalog has, with None for spaces that only the store has."""
+    return {space: heads.get(space) for space in sorted({*store.spaces(expected=heads), *heads})}
+
+
+def _as_kept(heads: "Mapping[SpaceName, Head]") -> dict[SpaceName, KeptHead]:
+    return {space: KeptHead(number=head.number, id=head.id) for space, head in heads.items()}
 
 
 def _check_log(store: "Store", space: SpaceName) -> None:
@@ -293,7 +320,7 @@ def _check_log(store: "Store", space: SpaceName) -> None:
 
 def _advance(store: "Store", catalog: Catalog) -> LogEnds:
     """Apply to a catalog in memory what can be read of the records that it lacks."""
-    return follow(store, catalog, write=True) or LogEnds()
+    return follow(store, catalog, write=True).ends
 
 
 def _read_behind(
@@ -333,18 +360,18 @@ def _check_ended(
         raise hole(space, last + 1, present)
 
 
-def _can_follow(store: "Store", behind: "Mapping[SpaceName, Head | None]", ends: LogEnds) -> bool:
-    """Tell whether any log goes on with what can be read; the ends of the others are not known."""
-    followed = False
-    for space, head in behind.items():
+def _readable(store: "Store", lag: Lag) -> dict[SpaceName, Head | None]:
+    """Return the logs that go on with what can be read; the ends of the others are not known."""
+    readable: dict[SpaceName, Head | None] = {}
+    for space, head in lag.behind.items():
         last = CommitNumber(0) if head is None else head.number
         try:
             read_entry(store, space, CommitNumber(last + 1))
         except LOG_ERRORS as error:
-            ends.unknown[space] = ended(error, space, last)
+            lag.ends.unknown[space] = ended(error, space, last)
         else:
-            followed = True
-    return followed
+            readable[space] = head
+    return readable
 
 
 def _last(catalog: Catalog, space: SpaceName) -> CommitNumber:
@@ -398,11 +425,11 @@ def _apply_all(
     last = before
     for entries in batches(store, space, before + 1, until):
         try:
-            _apply_some(store, catalog, space, entries, wait_s)
+            _apply_some(store, catalog, space, entries, until, wait_s)
         except IntegrityError:
             # one of them does not follow: those before it do
             for entry in entries:
-                _apply_some(store, catalog, space, [entry], wait_s)
+                _apply_some(store, catalog, space, [entry], until, wait_s)
         last = CommitNumber(last + len(entries))
     return last
 
@@ -423,6 +450,7 @@ def _apply_some(
     catalog: Catalog,
     space: SpaceName,
     entries: Sequence[LogEntry],
+    until: CommitNumber | None,
     wait_s: float,
 ) -> None:
     """Apply entries in one transaction."""
@@ -431,14 +459,76 @@ def _apply_some(
             # what a catalog keeps must not be lost by the store; under its lock, so that nobody
             # waits here for the flush of a writer that hangs
             store.sync_log(space)
-        _apply(session, entries)
+        _apply(session, store, entries, until)
 
 
-def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:
+def _apply(
+    session: "Session",
+    store: "Store",
+    entries: Sequence[LogEntry],
+    until: CommitNumber | None = None,
+) -> None:
+    for entry in entries:
+        apply_entry(session, store, entry, until)
+
+
+def apply_entry(
+    session: "Session", store: "Store", entry: LogEntry, until: CommitNumber | None = None
+) -> None:
+    """Apply one entry, in a transaction of the caller.
+
+    What earlier records said of a task that was purged is nowhere any more, and rows do not show
+    from which note they are. So where an entry replaces notes or objects that rows name, the space
+    is filled again, with what is read in their place from the beginning: what a catalog holds
+    follows from the records and from what is left of the notes, whenever it was made.
+
+    Args:
+        session: The transaction.
+        store: The store.
+        entry: The entry.
+        until: The last commit that is applied; None for the last of the log. Replacements up to
+            there are known at once, so that a space with many is filled once.
+
+    Raises:
+        IntegrityError, FormatError, StoreError: the space has to be filled again, and cannot.
+    """
+    from share_registry.catalog.projection.apply import is_stale, wipe
+    from share_registry.format.named_objects import replacements
+
+    space, number = SpaceName(entry.record.space), CommitNumber(entry.record.number)
+    if not entry.removes or not _is_next(session, entry) or not is_stale(session, entry.record):
+        _apply_one(session, entry)
+        return
+    replaced = [*read_replacements(store, space, until)]
+    last = CommitNumber(max((purge for purge, _ in replaced), default=0))
+    if last < number:
+        # about to be published
+        entry = replace(entry, replaced=[*replaced, (number, replacements(entry.record))])
+        last, replaced = CommitNumber(number - 1), [*entry.replaced]
+    wipe(session, space)
+    for entries in batches(store, space, 1, last, replaced):
+        for earlier in entries:
+            _apply_one(session, earlier)
+    # is there already, where the log has it
+    _apply_one(session, entry)
+
+
+def _is_next(session: "Session", entry: LogEntry) -> bool:
+    head = lookups.head(session, entry.record.space)
+    return head is not None and head.number + 1 == entry.record.number
+
+
+def _apply_one(session: "Session", entry: LogEntry) -> None:
     from share_registry.catalog.projection.apply import apply
 
-    for entry in entries:
-        apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
+    apply(
+        session,
+        record=entry.record,
+        id=entry.id,
+        note=entry.note,
+        layouts=entry.layouts,
+        replaced=entry.replaced,
+    )
 
 
 def replay_in_memory(store: "Store") -> tuple[Catalog, LogEnds]:

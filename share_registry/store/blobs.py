@@ -47,26 +47,23 @@ class BlobStore(Store):
     after a power cut.
 
     Args:
-        identity: uuid of a new store; where one is there already, it keeps its own.
+        identity: uuid of a new store; where one is there already, it keeps its own. None where one
+            must be there.
 
     Attributes:
         driver_errors: What the four raise where the system refuses, seen by callers as StoreError.
+
+    Raises:
+        NotFoundError: there is no store, and no identity for a new one.
+        IntegrityError: it has lost its FORMAT file, or that is malformed.
+        FormatError: it is of another version.
     """
 
     driver_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
 
-    def __init__(self, identity: str) -> None:
+    def __init__(self, identity: str | None) -> None:
         with self._translating():
-            ensure(
-                self.read(FORMAT) or not [*self.sizes("objects/"), *self.sizes("spaces/")],
-                IntegrityError(
-                    f"{type(self).__name__} holds objects or records and no FORMAT.",
-                    hint="Bring FORMAT back from a copy of the store: without it the log proves "
-                    "nothing.",
-                ),
-            )
-            self.create(FORMAT, format_bytes(identity))
-            self._format = self.read(FORMAT) or b""
+            self._format = self.read(FORMAT) or self._begin(identity)
         self._identity = identity_of(self._format, writing=not self.read_only)
 
     @abstractmethod
@@ -97,6 +94,22 @@ class BlobStore(Store):
     def format_bytes(self) -> bytes:
         return self._format
 
+    def _begin(self, identity: str | None) -> bytes:
+        """Write FORMAT where there is none yet, and return it."""
+        ensure(
+            not any(True for prefix in ("objects/", "spaces/") for _ in self.sizes(prefix)),
+            IntegrityError(
+                f"{type(self).__name__} holds objects or records and no FORMAT.",
+                hint="Bring FORMAT back from a copy of the store: without it the log proves "
+                "nothing.",
+            ),
+        )
+        if identity is None:
+            raise NotFoundError("there is no FORMAT.", hint="Create the registry with mode 'c'.")
+        self.create(FORMAT, format_bytes(identity))
+        # another creator may have been faster
+        return self.read(FORMAT) or b""
+
     @override
     def put(self, content: bytes, digest: Digest) -> bool:
         check_object(content, digest)
@@ -112,21 +125,7 @@ class BlobStore(Store):
         check_limit("limit", limit)
         with self._translating():
             content = self.read(object_name(digest))
-        if content is None:
-            raise NotFoundError(f"object {digest} is not in the store.", hint="Run verify.")
-        ensure(
-            len(content) <= limit,
-            IntegrityError(
-                f"object {digest} has {len(content)} bytes, more than the limit of {limit}.",
-                hint="Run verify.",
-            ),
-        )
-        actual = sha256(content)
-        ensure(
-            actual == digest,
-            IntegrityError(f"object {digest} has the digest {actual}.", hint="Run verify."),
-        )
-        return content
+        return verified(content, digest, limit)
 
     @override
     def size(self, digest: Digest) -> int | None:
@@ -199,6 +198,28 @@ class BlobStore(Store):
             ) from error
 
 
+def verified(content: bytes | None, digest: Digest, limit: int) -> bytes:
+    """Return the bytes that were read of an object.
+
+    Raises NotFoundError where there are none, IntegrityError where they are too many or others.
+    """
+    if content is None:
+        raise NotFoundError(f"object {digest} is not in the store.", hint="Run verify.")
+    ensure(
+        len(content) <= limit,
+        IntegrityError(
+            f"object {digest} has {len(content)} bytes, more than the limit of {limit}.",
+            hint="Run verify.",
+        ),
+    )
+    actual = sha256(content)
+    ensure(
+        actual == digest,
+        IntegrityError(f"object {digest} has the digest {actual}.", hint="Run verify."),
+    )
+    return content
+
+
 class MemoryStore(BlobStore):
     """A store in a dictionary: the shortest, for tests and registries not to outlive the process.
 
@@ -250,5 +271,6 @@ class MemoryStore(BlobStore):
         return self._used.get(digest) if object_name(digest) in self._blobs else None
 
     @override
-    def remove(self, digest: Digest) -> None:
-        self._blobs.pop(object_name(digest), None)
+    def remove(self, digests: Iterable[Digest]) -> None:
+        for digest in kinds.iterable("digests", digests):
+            self._blobs.pop(object_name(digest), None)

@@ -7,7 +7,7 @@ a power cut leads to whole bytes, and what was acknowledged is there.
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
@@ -23,15 +23,16 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
-from share_registry.format.canonical import sha256
-from share_registry.names import CommitNumber, Digest, SpaceName, space_name
+from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import nothing_done
+from share_registry.store.head_notes import CATALOG
 from share_registry.store.protocol import (
     FORMAT,
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
+    QUARANTINE,
     KeptHead,
     PublishStateUnknownError,
     Store,
@@ -50,15 +51,9 @@ from share_registry.store.protocol import (
     record_name,
     record_of,
 )
+from share_registry.store.side_files import SideFiles
 
 _FOLDERS: Final = ("objects", "spaces", "tmp")
-# Where what was damaged is kept (spec STO-13)
-QUARANTINE: Final = "quarantine"
-_CATALOG: Final = "catalog.sqlite"
-# A name of a catalog, so that earlier releases know it (spec STO-02)
-_HEAD: Final = f"{_CATALOG}.head-"
-_HEAD_TEXT: Final = re.compile(rb"([1-9][0-9]{0,18}) ([0-9a-f]{64}) [0-9a-f]{64}\n")
-_MAX_HEAD_BYTES: Final = 256
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _REST: Final = re.compile(r"[0-9a-f]{62}")
 _RECORD: Final = re.compile(r"(\d{20})\.json")
@@ -84,6 +79,7 @@ class LocalStore(Store):
         self._outside = outside.confined(self._root)
         self._read_only = read_only
         self._named: set[Path] = set()
+        self._side = SideFiles(self._root, self._outside, self._temporary)
         try:
             self._format = self._outside.read(self._root / FORMAT, limit=MAX_FORMAT_BYTES)
         except NotFoundError as error:
@@ -199,38 +195,30 @@ class LocalStore(Store):
     @override
     def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
         self._require_writable()
-        path = self._root / f"{_HEAD}{space_name(space)}"
         check_head("head", head)
-        present = self.kept_head(space)
-        if head is None:
-            self._outside.remove(path)
-        else:
-            with self._temporary(_head_bytes(space, head), "head") as temporary:
-                self._outside.replace(temporary, path)
-        if present is not None and (head is None or head.number < present.number):
-            # one that came back would name records that were given up
-            self._outside.sync_directory(self._root)
+        self._side.keep_head(space, head)
 
     @override
     def kept_heads(self) -> dict[SpaceName, KeptHead]:
-        names = (name for name in self._outside.names(self._root) if name.startswith(_HEAD))
-        spaces = filter(is_space_name, (name.removeprefix(_HEAD) for name in names))
-        heads = {SpaceName(space): self.kept_head(SpaceName(space)) for space in spaces}
-        return {space: head for space, head in heads.items() if head is not None}
+        return self._side.heads()
 
     @override
     def kept_head(self, space: SpaceName) -> KeptHead | None:
-        try:
-            content = self._outside.read(
-                self._root / f"{_HEAD}{space_name(space)}", limit=_MAX_HEAD_BYTES
-            )
-        except (NotFoundError, IntegrityError):
-            return None
-        match = _HEAD_TEXT.fullmatch(content)
-        if match is None:
-            return None
-        head = KeptHead(number=CommitNumber(int(match[1])), id=Digest(match[2].decode()))
-        return head if _head_bytes(space, head) == content else None
+        return self._side.head(space)
+
+    @override
+    def keep_spare(self, content: bytes, digest: Digest) -> None:
+        self._require_writable()
+        check_object(content, digest)
+        self._side.keep_spare(content, digest)
+
+    @override
+    def spare(self, digest: Digest) -> bytes | None:
+        return self._side.spare(digest)
+
+    @override
+    def spares(self) -> list[Digest]:
+        return self._side.spares()
 
     @override
     def sync_log(self, space: SpaceName) -> None:
@@ -289,11 +277,16 @@ class LocalStore(Store):
         self._outside.sync_directory(source.parent)
 
     @override
+    def has_quarantine(self) -> bool:
+        return self._outside.exists(self._root / QUARANTINE)
+
+    @override
     def strays(self) -> Iterator[str]:
         for name in self._outside.names(self._root):
             is_ours = name in (*_FOLDERS, QUARANTINE) and self._is_folder(self._root / name)
-            is_catalog = name.startswith(_CATALOG) and not self._is_spoilt_head(name)
-            if not is_ours and name != FORMAT and not is_catalog:
+            is_catalog = name.startswith(CATALOG)
+            is_spoilt = self._side.is_spoilt(name, lambda space: bool(self.numbers(space)))
+            if not is_ours and name != FORMAT and (not is_catalog or is_spoilt):
                 yield name
         for path in self._outside.files_below(self._root):
             name = path.relative_to(self._root).as_posix()
@@ -319,10 +312,20 @@ class LocalStore(Store):
         return self._outside.modified_s(self._root / object_name(digest))
 
     @override
-    def remove(self, digest: Digest) -> None:
+    def remove(self, digests: Iterable[Digest]) -> None:
         self._require_writable()
-        self._outside.remove(self._root / object_name(digest))
-        self._outside.at("gc.unlink")
+        folders: set[Path] = set()
+        for digest in kinds.iterable("digests", digests):
+            path = self._root / object_name(digest)
+            if self._side.remove_spare(digest):
+                folders.add(self._root)
+            if self._outside.remove(path):
+                self._outside.at("gc.unlink")
+            # also of one that a run which died removed: that may not have come to the flush
+            folders.add(path.parent)
+        for folder in sorted(folders):
+            if self._outside.exists(folder):
+                self._outside.sync_directory(folder)
 
     @override
     def litter(self) -> Iterator[tuple[str, int, float]]:
@@ -339,7 +342,7 @@ class LocalStore(Store):
     def remove_litter(self, name: str) -> None:
         self._require_writable()
         ensure(
-            Path(name).name == name,
+            Path(kinds.text("name", name)).name == name,
             InvalidInputError(f"{name!r} names no file.", hint="Give a name that litter() gave."),
         )
         self._outside.remove(self._root / "tmp" / name)
@@ -351,15 +354,6 @@ class LocalStore(Store):
                 f"the registry at {self._root} is open for reading only.",
                 hint="Open it with mode 'w'.",
             ),
-        )
-
-    def _is_spoilt_head(self, name: str) -> bool:
-        space = name.removeprefix(_HEAD)
-        return space != name and (
-            not is_space_name(space)
-            or self.kept_head(SpaceName(space)) is None
-            # of a log that is gone
-            or not self.numbers(SpaceName(space))
         )
 
     def _is_folder(self, path: Path) -> bool:
@@ -441,12 +435,6 @@ class LocalStore(Store):
             raise _unknown(path) from (cause or error)
 
 
-def _head_bytes(space: SpaceName, head: KeptHead) -> bytes:
-    """Return what is noted of the last record of a space, with a digest of that."""
-    text = f"{head.number} {head.id}"
-    return f"{text} {sha256(f'{space} {text}'.encode())}\n".encode()
-
-
 def _unknown(path: Path) -> PublishStateUnknownError:
     return PublishStateUnknownError(
         f"{path.name} of {path.parent.parent.name} may or may not be published: "
@@ -484,7 +472,7 @@ def _make_root(root: Path, outside: Outside) -> None:
 def _require_fresh(root: Path, inside: Outside) -> None:
     """Allow an empty directory, a catalog, and what a creator that died left behind."""
     for name in inside.names(root):
-        ours = name.startswith(_CATALOG) or (
+        ours = name.startswith(CATALOG) or (
             name in _FOLDERS and inside.kind(root / name) is Kind.DIRECTORY
         )
         used = not ours or (name in ("objects", "spaces") and inside.names(root / name))

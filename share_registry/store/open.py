@@ -1,4 +1,4 @@
-"""Turn a place into a store: a directory, `memory://`, or a store that is open already."""
+"""Turn a place into a store: a directory, a bucket, `memory://`, or a store that is open."""
 
 import os
 import uuid
@@ -7,6 +7,7 @@ from typing import Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, ensure
 from share_registry.outside.files import Kind, Outside
+from share_registry.store.bucket import SCHEMES, Bucket, is_bucket, without_secrets
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import FORMAT, Store
 
@@ -14,14 +15,26 @@ from share_registry.store.protocol import FORMAT, Store
 MEMORY: Final = "memory://"
 
 
-def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outside) -> Store:
+def open_store(
+    place: str | os.PathLike[str] | Store,
+    mode: str,
+    outside: Outside,
+    *,
+    identity: str | None = None,
+) -> Store:
     """Open a store, creating it in mode "c" where it is missing.
 
+    Args:
+        place: Where, or a store that is open.
+        mode: "r", "w" or "c".
+        outside: The way to the file system, clock and randomness.
+        identity: uuid of a store that is created; a new one where None.
+
     Raises:
-        InvalidInputError: a URL of a kind that there is no store for.
+        InvalidInputError: a URL of a kind that there is no store for, or a malformed one.
         NotFoundError: there is none, and the mode does not create one.
         IntegrityError: it has lost its FORMAT file.
-        RefusedError, StoreError: see `LocalStore.create`.
+        RefusedError, StoreError: see `LocalStore.create`, `ObjectStore`.
     """
     if not isinstance(place, str | os.PathLike):
         return place
@@ -30,26 +43,37 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
         # spec models load pydantic, which no reader of a directory needs
         from share_registry.store.blobs import MemoryStore
 
-        return MemoryStore(str(uuid.UUID(outside.token())))
+        return MemoryStore(identity or str(uuid.UUID(outside.token())))
+    if is_bucket(address):
+        # spec models and the library of buckets, which no reader of a directory needs
+        from share_registry.store.object_store import ObjectStore
+
+        new = identity or str(uuid.UUID(outside.token()))
+        return ObjectStore.open(
+            address, outside, identity=new if mode == "c" else None, read_only=mode == "r"
+        )
     ensure(
         "://" not in address,
         InvalidInputError(
-            f"store {address!r} is of a kind that this release has no store for.",
-            hint="Give a directory, memory:// or a Store of your own.",
+            f"store {without_secrets(address)!r} is of a kind that this release has no store for.",
+            hint=f"Give a directory, {', '.join(f'{scheme}://' for scheme in SCHEMES)}, memory:// "
+            "or a Store of your own.",
         ),
     )
-    return _open_directory(Path(address), mode, outside)
+    return _open_directory(Path(address), mode, outside, identity)
 
 
 def is_new(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:
     """Tell whether a place holds nothing of a store yet."""
     if not isinstance(place, str | os.PathLike):
         return False
+    if is_bucket(os.fspath(place)):
+        return Bucket.at(os.fspath(place)).status(FORMAT) is None
     root = Path(place)
     return not outside.exists(root / FORMAT) and not _holds_objects(root, outside)
 
 
-def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
+def _open_directory(root: Path, mode: str, outside: Outside, identity: str | None) -> Store:
     is_there = outside.exists(root / FORMAT)
     ensure(
         is_there or not _holds_objects(root, outside),
@@ -59,7 +83,7 @@ def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
         ),
     )
     if not is_there and mode == "c":
-        return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
+        return LocalStore.create(root, outside, identity or str(uuid.UUID(outside.token())))
     return LocalStore(root, outside, read_only=mode == "r")
 
 

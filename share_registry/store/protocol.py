@@ -15,14 +15,16 @@ driver become `StoreError`, with the cause kept.
 
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from share_registry import kinds
 from share_registry.errors import (
     FormatError,
+    IntegrityError,
     InvalidInputError,
+    NotFoundError,
     RefusedError,
     StoreError,
     ensure,
@@ -37,6 +39,8 @@ from share_registry.names import (
 )
 
 FORMAT: Final = "FORMAT"
+# Where what was damaged is kept (spec STO-13)
+QUARANTINE: Final = "quarantine"
 MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_FORMAT_BYTES: Final = 1 << 20
@@ -78,6 +82,19 @@ class Store(Protocol):
     Every method raises InvalidInputError for a digest, space name or number that is malformed or
     out of range, before it touches anything, and StoreError where the system refuses.
     """
+
+    def uncached(self) -> "Store":
+        """Return this store so that every byte is read where it lies, not from a copy of it."""
+        return self
+
+    @property
+    def at_once(self) -> int:
+        """How many reads are faster together than one after another; 1 where none are."""
+        return 1
+
+    def read_ahead(self, digests: Iterable[Digest]) -> None:
+        """Take note that objects will be read soon; a store that is far away begins with it."""
+        return
 
     @property
     @abstractmethod
@@ -126,6 +143,11 @@ class Store(Protocol):
     def size(self, digest: Digest) -> int | None:
         """Return the size of an object in bytes, None where there is none, without reading it."""
 
+    def missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Return those of some objects that are not there, sorted, without reading them."""
+        asked = map(Digest, {*kinds.texts("digests", digests)})
+        return sorted(digest for digest in asked if not self.has(digest))
+
     @abstractmethod
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
         """Publish a record durably under a number that must be free.
@@ -161,6 +183,14 @@ class Store(Protocol):
         numbers = check_numbers("numbers", numbers)
         return next((number for number in numbers if self.record(space, number) is not None), None)
 
+    def ends_with(self, heads: Mapping[SpaceName, KeptHead]) -> bool:
+        """Tell whether there are these spaces and no others, and no record behind these heads.
+
+        In one look, where the store can; False where it would take more. That the heads are sound
+        is not looked at.
+        """
+        return False
+
     def keep_head(self, space: SpaceName, head: KeptHead | None) -> None:
         """Note beside the log which record was published last; None where none is left.
 
@@ -177,6 +207,32 @@ class Store(Protocol):
     def kept_heads(self) -> dict[SpaceName, KeptHead]:
         """Return what `keep_head` noted of every space, also of those that have no record."""
         return {}
+
+    def keep_spare(self, content: bytes, digest: Digest) -> None:
+        """Keep a second copy of an object that many versions need; one that is there is fine.
+
+        It goes with the object in `remove`. That it cannot be kept is no error. A store that keeps
+        several copies of everything by itself has nothing to do.
+        """
+        return
+
+    def spare(self, digest: Digest) -> bytes | None:
+        """Return the second copy of an object; None where there is none that is sound."""
+        return None
+
+    def spares(self) -> list[Digest]:
+        """Return the objects of which there is a second copy, sorted."""
+        return []
+
+    def get_or_spare(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        """Return an object, from its second copy where it is damaged or gone; see `get`."""
+        try:
+            return self.get(digest, limit=limit)
+        except (NotFoundError, IntegrityError):
+            content = self.spare(digest)
+            if content is None or len(content) > limit:
+                raise
+            return content
 
     def sync_log(self, space: SpaceName) -> None:
         """Make the records of a space durable that somebody else published.
@@ -223,6 +279,10 @@ class Store(Protocol):
             hint="Move it by hand to where it is kept, and run this again.",
         )
 
+    def has_quarantine(self) -> bool:
+        """Tell whether something was set aside."""
+        return False
+
     def strays(self) -> Iterator[str]:
         """Yield what is in the store and does not belong there: foreign names, links, devices."""
         yield from ()
@@ -241,8 +301,10 @@ class Store(Protocol):
         """
         raise self._keeps_everything()
 
-    def remove(self, digest: Digest) -> None:
-        """Remove an object; one that is not there is fine.
+    def remove(self, digests: Iterable[Digest]) -> None:
+        """Remove objects; ones that are not there are fine. On return they are gone for good.
+
+        Each is removed before the next is asked for.
 
         Raises RefusedError where the store is read-only or removes nothing.
         """

@@ -218,7 +218,7 @@ class StoreConformance:
         except RefusedError:
             # a store may keep everything: then nothing is removed from it
             with pytest.raises(RefusedError):
-                store.remove(sha256(b"kept"))
+                store.remove([sha256(b"kept")])
             return
         digest = put_bytes(store, b"removed")
         first_s = store.used_s(digest)
@@ -228,7 +228,7 @@ class StoreConformance:
         put_bytes(store, b"removed")
         assert (store.used_s(digest) or 0.0) >= first_s
         for _ in range(2):
-            store.remove(digest)
+            store.remove([digest, sha256(b"absent")])
         assert (store.has(digest), store.used_s(digest)) == (False, None)
         assert put_bytes(store, b"removed") == digest
         assert store.get(digest) == b"removed"

@@ -48,9 +48,15 @@ class TaskDiff:
 class Diff(Shown):
     """What differs between two task versions or two states of a space."""
 
+    derived = ("differs",)
     a: str
     b: str
     tasks: tuple[TaskDiff, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether any task changed, was added or was removed."""
+        return any(task.status != "same" for task in self.tasks)
 
     def __repr__(self) -> str:
         changes = sum(task.status != "same" for task in self.tasks)
@@ -96,11 +102,16 @@ class Diff(Shown):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Export(Shown):
-    """One exported directory.
+    """One exported directory, or one file for llama.cpp.
 
     Attributes:
-        digest: sha256 over the sorted list of file names and file digests.
+        digest: sha256 over the sorted list of file names and file digests; of the one file.
         notes: What servers would refuse or misread, and what the profile changed.
+        profile: "native", "portable" or "gguf".
+        tensors: sha256 of its tensor file.
+        target: The server that it was made for, where one was given.
+        signature: Its signature beside it, where it was signed.
+        recorded: The commit that says so in the log, such as minilm/@c7, where it was recorded.
     """
 
     path: Path
@@ -108,6 +119,11 @@ class Export(Shown):
     name: str
     digest: Digest
     notes: tuple[str, ...]
+    profile: str
+    tensors: Digest
+    target: str | None = None
+    signature: Path | None = None
+    recorded: str | None = None
 
     def __repr__(self) -> str:
         return f"<Export {self.ref} at {self.path}>"
@@ -116,10 +132,54 @@ class Export(Shown):
 
     @override
     def sheet(self) -> Sheet:
+        optional = (
+            ("for", self.target),
+            ("signature", self.signature),
+            ("recorded", self.recorded),
+        )
         return Sheet(
             title=str(self.path),
-            facts=(("ref", self.ref), ("digest", self.digest)),
+            facts=(
+                ("ref", self.ref),
+                ("digest", self.digest),
+                *((name, str(value)) for name, value in optional if value is not None),
+            ),
             notes=self.notes,
+            refs=(str(self.path),),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SignedExport(Shown):
+    """An exported directory that is what somebody signed.
+
+    Attributes:
+        path: The directory, links followed.
+        signature: File of the signature.
+        signatory: Whose signature it is: as it was asked for.
+        digest: sha256 over the sorted list of file names and file digests, as of `Export`.
+        files: How many files were signed.
+    """
+
+    path: Path
+    signature: Path
+    signatory: str
+    digest: Digest
+    files: int
+
+    def __repr__(self) -> str:
+        return f"<SignedExport {self.path} by {self.signatory}>"
+
+    @override
+    def sheet(self) -> Sheet:
+        return Sheet(
+            title=f"{self.path} is what was signed",
+            facts=(
+                ("signatory", self.signatory),
+                ("signature", str(self.signature)),
+                ("digest", self.digest),
+                ("files", str(self.files)),
+            ),
             refs=(str(self.path),),
         )
 

@@ -171,7 +171,8 @@ class Commit(Shown):
         number: Position in the space's log.
         id: sha256 of the record.
         parent: id of the record before it; for commit 1 the digest of FORMAT.
-        kind: create, absorb, refit, merge, restore, drop, rename, policy, alias, tag or annotate.
+        kind: create, absorb, refit, merge, restore, drop, rename, policy, alias, tag, annotate or
+            export.
         refs: Task name -> `space/task@vN` for every task version this commit made or speaks of.
         reports: Task name -> report, for tasks committed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.

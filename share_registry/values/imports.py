@@ -25,6 +25,7 @@ class ImportSource:
         source_time: When it was made, as the label `source.time`.
         is_derived: Whether the task's name follows from the place: another place must not continue
             the task.
+        format: What the files are; None where their content tells.
     """
 
     adapter: Any
@@ -36,6 +37,7 @@ class ImportSource:
     derived_from: Sequence[str] = ()
     source_time: str | date | None = None
     is_derived: bool = False
+    format: str | None = None
 
 
 class ImportStatus(StrEnum):

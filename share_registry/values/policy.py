@@ -6,6 +6,7 @@ from typing import Final
 from share_registry import kinds
 from share_registry.errors import InvalidInputError
 from share_registry.kinds import shown
+from share_registry.names import NAME
 
 # Pooled relative error of scaled dW; measured in docs/budget.md
 DEFAULT_BUDGET: Final = 0.025
@@ -15,6 +16,9 @@ UNIT: Final = "unit"
 ENERGY: Final = "energy"
 # `expected=ABSENT`: the task or alias must not be there yet
 ABSENT: Final = 0
+_MOST_CHECKS: Final = 16
+# Whole numbers of a policy, and the least that each may be
+_LEAST: Final = {"pseudo_rank": 1, "k": 1, "phi": 0, "max_dependents": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,11 @@ class Policy:
             budget limits it. See `Policy.share`.
         phi: Directions that training in the subspace adds beside the basis, where the training says
             nothing else.
+        max_dependents: How many versions at most cannot be decoded without the object of another
+            one; None for any number. Versions then refer to earlier ones of their task alone, and
+            now and then one is stored on its own.
+        require: Names of checks that every adapter must pass. What each runs is said where it is
+            committed: `Registry.open(checks=...)`.
     """
 
     budget: float = DEFAULT_BUDGET
@@ -43,24 +52,41 @@ class Policy:
     pseudo_rank: int | None = None
     k: int | None = None
     phi: int = 0
+    max_dependents: int | None = None
+    require: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
+        object.__setattr__(self, "require", _check_names(self.require))
         for name in ("keep_original", "references", "refit"):
             kinds.flag(name, getattr(self, name))
-        for name, least in (("pseudo_rank", 1), ("k", 1), ("phi", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not least <= value <= 0xFFFF):
                 raise InvalidInputError(
                     f"{name} {shown(value)} is not a whole number from {least} to 65535.",
-                    hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.",
+                    hint="Leave it out for no limit; where no version may need another, give "
+                    "references=False."
+                    if name == "max_dependents"
+                    else "The paper takes k = 32, p = 8, phi = 2 for GLUE.",
                 )
+        if self.k is not None and self.max_dependents is not None:
+            raise InvalidInputError(
+                f"max_dependents {self.max_dependents} is given with k {self.k}: every task needs "
+                "the basis.",
+                hint="Give one of them.",
+            )
         if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
             raise InvalidInputError(
                 f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions "
                 "of the basis.",
                 hint="p is at most k.",
             )
+
+    @property
+    def shares(self) -> bool:
+        """Whether versions may refer to adapters of other tasks, and to bases."""
+        return self.references and self.max_dependents is None
 
     @classmethod
     def share(cls, *, k: int, p: int | None = None, phi: int = 0) -> "Policy":
@@ -75,6 +101,21 @@ class Policy:
             phi: Directions that training adds beside the basis.
         """
         return cls(k=k, pseudo_rank=p, phi=phi)
+
+
+def _check_names(names: object) -> tuple[str, ...]:
+    """Return names of checks, sorted. Raises InvalidInputError."""
+    if (
+        not isinstance(names, list | tuple)
+        or len(names) > _MOST_CHECKS
+        or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names)
+    ):
+        raise InvalidInputError(
+            f"require {shown(names)} is not a list of at most {_MOST_CHECKS} names of checks.",
+            hint="A name is such as modelscan: 1 to 64 of a-z 0-9 . _ -. A registry names checks; "
+            "what they run, each says who commits.",
+        )
+    return tuple(sorted({*names}))
 
 
 def check_budget(budget: float) -> float:

@@ -3,11 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, first_line, time_text
+
+
+class _Version(Protocol):
+    @property
+    def removed(self) -> CommitNumber | None:
+        """The commit that expired or purged it."""
+
+
+def removed_column(version: _Version, versions: Sequence[_Version]) -> dict[str, str]:
+    """Return a column that says which commit removed a version; none where all are there."""
+    if not any(each.removed for each in versions):
+        return {}
+    return {"removed in": f"c{version.removed}" if version.removed else NOTHING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -41,6 +55,7 @@ class Identity:
     Attributes:
         form: "as committed", "as exported", or "its tensors, another config".
         live: Whether its task is live.
+        removed: The commit that expired or purged it; None where it is there.
     """
 
     ref: str
@@ -51,6 +66,7 @@ class Identity:
     id: Digest
     form: str
     live: bool
+    removed: CommitNumber | None = None
 
     @staticmethod
     def listing(identities: "Sequence[Identity]") -> Sheet:
@@ -63,6 +79,7 @@ class Identity:
                         "commit": f"c{identity.number}",
                         "id": identity.id[:8],
                         "task": "live" if identity.live else "dropped",
+                        **removed_column(identity, identities),
                         "form": identity.form,
                     }
                     for identity in identities

@@ -36,6 +36,7 @@ class TaskVersion:
         bound: Whether `error` is an upper bound.
         note_digest: The note that speaks of its source and files (of a restored version: of the one
             it repeats), under the name `note_task`.
+        removed: The commit that expired or purged it: then it is not read any more.
     """
 
     space: SpaceName
@@ -66,8 +67,15 @@ class TaskVersion:
     source_revision: str | None
     restored_from: Version | None
     remarks: tuple[str, ...]
+    removed: CommitNumber | None
 
     @property
     def ref(self) -> str:
         """`space/task@vN` under the present name."""
         return f"{self.space}/{self.task}@v{self.version}"
+
+    @property
+    def objects(self) -> tuple[Digest, ...]:
+        """The objects that it is read from, in the order in which they are needed."""
+        named = (self.note_digest, self.adapter_digest, self.layout_digest, self.config_digest)
+        return tuple(digest for digest in named if digest is not None)

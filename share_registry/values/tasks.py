@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.policy import Policy
+from share_registry.values.references import removed_column
 from share_registry.values.sheet import (
     NOTHING,
     Sheet,
@@ -33,8 +34,9 @@ class SpaceSummary:
     """One space as listed by `spaces()`.
 
     Attributes:
-        bytes_added: Bytes of the objects that its versions brought, bases apart.
-        raw_bytes: Bytes of the tensor files of all its versions.
+        bytes_added: Bytes of the objects that its versions brought, bases apart, also of those that
+            were removed since.
+        raw_bytes: Bytes of the tensor files of all its versions, likewise.
     """
 
     name: SpaceName
@@ -53,6 +55,8 @@ class SpaceSummary:
     time: datetime
     bytes_added: int = 0
     raw_bytes: int = 0
+    max_dependents: int | None = None
+    require: tuple[str, ...] = ()
 
     @property
     def policy(self) -> Policy:
@@ -91,7 +95,11 @@ class SpaceSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Task(Shown):
-    """One task as listed by `tasks()`, at its newest version of the asked time."""
+    """One task as listed by `tasks()`, at its newest version of the asked time.
+
+    Attributes:
+        removed: The commit that expired or purged that version since; None where it is there.
+    """
 
     name: TaskName
     space: SpaceName
@@ -107,6 +115,7 @@ class Task(Shown):
     metrics: Mapping[str, float]
     aliases: Mapping[str, Version]
     bound: bool = False
+    removed: CommitNumber | None = None
 
     def __repr__(self) -> str:
         error = measured(self.error, bound=self.bound)
@@ -126,6 +135,7 @@ class Task(Shown):
                         {
                             "task": task.ref,
                             "commit": f"c{task.number}",
+                            **removed_column(task, tasks),
                             "time (UTC)": time_text(task.time),
                             "error>": measured(task.error, bound=task.bound),
                             "bytes>": size(task.bytes_added),
@@ -167,6 +177,7 @@ class LineageNode:
         via: How the node before it (the asked version, or a nearer one) came from this one: "",
             "version", "derived", "restored", or "merged" with its weight.
         depth: Steps from the asked version.
+        removed: The commit that expired or purged the version; None where it is there.
     """
 
     ref: str
@@ -181,6 +192,7 @@ class LineageNode:
     via: str
     depth: int
     bound: bool = False
+    removed: CommitNumber | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -202,6 +214,7 @@ class Lineage(Shown):
                     "version": f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}"
                     f"{node.ref.partition('/')[2]}",
                     "by": _via(node.via),
+                    **removed_column(node, self.nodes),
                     "author": node.author or NOTHING,
                     "commit": f"c{node.number}",
                     "id": node.id[:8],

@@ -15,7 +15,8 @@ def show(store):
         for name, task in sorted(state.tasks.items()):
             for number, version in enumerate(task.versions if task.name == name else (), 1):
                 commit, error = f"c{version['number']} {version['id'][:8]}", version["error"]
-                print(f"{space}/{name}@v{number} {commit} error {error}")
+                removed = f" removed by c{version['removed']}" if "removed" in version else ""
+                print(f"{space}/{name}@v{number} {commit} error {error}{removed}")
     for state in states.values():
         if state.newer:
             raise state.newer

@@ -10,8 +10,15 @@ from spec.reader.refusals import DamagedError, NewerError, need
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
 MAX_FORMAT = 1 << 20
-# of records (spec REC-14, REC-15)
-FEATURES = ["float-heads", "module-shapes"]
+# of records (spec REC-14, REC-15, COM-13, COM-14)
+FEATURES = [
+    "bounded-dependents",
+    "commit-checks",
+    "exports",
+    "float-heads",
+    "module-shapes",
+    "removals",
+]
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
 SCHEMAS = {
     path.stem: json.loads(path.read_text())

@@ -16,8 +16,10 @@ ENDS_CODE = re.compile("[`\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
 
-# The files of a version (spec EXP-01, EXP-02)
+# The files of a version (spec EXP-01, EXP-02, REC-22)
 def export(store, version):
+    removed = f"{version['ref']} was removed by c{version.get('removed')}"
+    need("removed" not in version, "REC-22", removed, RemovedError)
     said = said_of(store, version)
     config = store.get(said["config"], MAX_CONFIG)
     need(is_object(config), "EXP-02", "the configuration is no JSON object")
@@ -32,8 +34,10 @@ def export(store, version):
 
 # What the note of a version says of its task (spec NOT-03, NOT-04, NOT-06)
 def said_of(store, version):
-    removed = "the note, and with it the configuration, is not in the store"
-    need(not version["note"] or store.size(version["note"]), "NOT-06", removed, RemovedError)
+    removed = "the note, and with it the configuration, is not in the store, or was purged"
+    # of none at all nothing was removed; in place of the empty text nothing is read (spec REC-23)
+    there = version["note"] is None or store.size(version["note"])
+    need(there, "NOT-06", removed, RemovedError)
     note = parse(store.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
     said = [said for said in note.get("tasks", ()) if said["task"] == version["said"]][:1]
     need(said and "config" in said[0], "NOT-04", "the note names no configuration")

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 from spec.reader.names import RESERVED
 from spec.reader.refusals import need
+from spec.reader.removals import expire, purge
 
 
-# The state after one more record (spec REC-08 to REC-20, NAM-02, NAM-03)
+# The state after one more record (spec REC-08 to REC-20, REC-22 to REC-24, NAM-02, NAM-03)
 def follow(state, record):
     kind, told = record["kind"], record.get("tasks", [record] if "task" in record else [])
     names = [entry["task"] for entry in told]
@@ -26,6 +27,10 @@ def follow(state, record):
         need(record["tag"] not in state.tags, "REC-12", "a tag that is there")
         need(record["commit"] < len(state.commits), "REC-12", "a tag of a later commit")
         state.tags[record["tag"]] = record["commit"]
+    if kind == "expire":
+        expire(state, record)
+    if kind == "purge":
+        purge(state, record)
     if kind == "alias":
         state.aliases.add(record["alias"])
     if kind in ("alias", "tag"):
@@ -43,11 +48,14 @@ def follow_task(state, record, entry):
     task = state.tasks.get(name)
     need(task and task.name == name, "NAM-02", f"{name} is not what a task is called then")
     there = entry.get("version", 1) <= len(task.versions)
+    kept = there and "removed" not in task.versions[entry.get("version", 1) - 1]
     if kind in ("absorb", "refit", "merge", "restore"):
         add_version(state, record, entry, task)
         task.live = True
     elif kind == "drop":
         need(task.live, "REC-11", "dropped already")
+        task.live = False
+    elif kind == "purge":
         task.live = False
     elif kind == "rename":
         other = state.tasks.setdefault(entry["name"], task)
@@ -57,9 +65,14 @@ def follow_task(state, record, entry):
         moves = task.aliases.setdefault(entry["alias"], [])
         need(there, "REC-12", "a version that is not there")
         need("version" in entry or (moves and moves[-1]), "REC-12", "an alias that is not there")
+        need(kept or "version" not in entry, "REC-22", "a version that was removed")
         moves.append(entry.get("version"))
     elif kind == "annotate":
         need(there, "REC-13", "a version that is not there")
+        need(kept, "REC-22", "a version that was removed")
+    elif kind == "export":
+        need(there, "REC-24", "a version that is not there")
+        need("exports" in record.get("requires", ()), "REC-24", "without the feature")
     task.lives.append((len(state.commits), task.live))
 
 
@@ -71,6 +84,7 @@ def add_version(state, record, entry, task):
     need(follows, clause, f"v{version} out of order")
     if kind == "restore":
         told = versions[entry["of"] - 1]
+        need("removed" not in told, "REC-22", "a version that was removed")
     else:
         within = float(entry["error"]) <= float(entry.get("budget", "inf"))
         need(within, "REC-09", "an error above the budget")

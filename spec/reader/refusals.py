@@ -10,7 +10,7 @@ class NewerError(Exception):
 
 
 class RemovedError(Exception):
-    """What a note said that is not in the store."""
+    """A version that a record removed, or what a note said that is not in the store."""
 
 
 class LargeError(Exception):

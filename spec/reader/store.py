@@ -48,7 +48,7 @@ class Store:
         return sorted({path.parts[-3] for path in self.records()})
 
     # The state of a space: its commits, its tags, and every task under every name it ever had
-    # (spec REC-02 to REC-20, NAM-02, NAM-03)
+    # (spec REC-02 to REC-20, REC-22, REC-23, NAM-02, NAM-03)
     def log(self, space):
         paths = self.records(space)
         numbers = [int(path.stem) for path in paths]

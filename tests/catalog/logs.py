@@ -1,6 +1,6 @@
 """Logs made by hand: records that follow each other, without a store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +10,10 @@ from sqlalchemy.orm import Session
 from share_registry.catalog.projection.apply import apply
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
+from share_registry.format.named_objects import read_for, replacements
 from share_registry.format.records import (
     RECORD,
+    REMOVALS,
     FileEntry,
     Metric,
     Note,
@@ -19,11 +21,15 @@ from share_registry.format.records import (
     Source,
     TaskNote,
 )
-from share_registry.names import Digest
+from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.registry.log_entries import LogEntry
+from share_registry.registry.sync import apply_entry
+from share_registry.store.blobs import MemoryStore
 from share_registry.times import timestamp
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 GENESIS = sha256(b"FORMAT")
+STORE = "5b6b0bd9-6f6b-4f0c-8a2f-3d1d6a0c8a11"
 
 
 def digest_of(*parts: object) -> Digest:
@@ -62,12 +68,24 @@ class Logged:
         """Apply it."""
         return apply(session, record=self.record, id=self.id, note=self.note, layouts=self.layouts)
 
+    def follow(self, session: Session, store: MemoryStore) -> None:
+        """Apply it as whoever follows a log does, who reads it again where it replaces notes."""
+        layouts = dict(self.layouts)
+        entry = LogEntry(record=self.record, id=self.id, note=self.note, layouts=layouts)
+        apply_entry(session, store, entry)
+
+    def publish(self, store: MemoryStore) -> None:
+        """Add the record to a store."""
+        number = CommitNumber(self.record.number)
+        store.publish(SpaceName(self.record.space), number, self.record.to_bytes())
+
 
 @dataclass(kw_only=True)
 class Log:
     """A space's log that grows; `step` is the time between two commits.
 
-    Of those that were let go, their number and the id of the last are known.
+    Of those that were let go, their number and the id of the last are known. `rests` are notes that
+    stand in for others.
     """
 
     space: str = "base"
@@ -75,6 +93,7 @@ class Log:
     entries: list[Logged] = field(default_factory=list)
     forgotten: int = 0
     parent: str = GENESIS
+    rests: dict[Digest, Note] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -278,6 +297,81 @@ class Log:
         )
         return self.add("annotate", note=Note(tasks=[said]), task=task, version=version)
 
+    def export(self, task: str, version: int, *, places: Mapping[str, str] | None = None) -> Logged:
+        """Record an export."""
+        said = TaskNote(task=task, labels=entries(places))
+        return self.add(
+            "export",
+            note=Note(tasks=[said]),
+            task=task,
+            version=version,
+            profile="native",
+            digest=digest_of(task, version, "export"),
+            tensors=digest_of(task, version, "tensors"),
+            requires=["exports"],
+        )
+
+    def expire(self, versions: Collection[tuple[str, int]]) -> Logged:
+        """Remove versions."""
+        told = [{"task": task, "version": version} for task, version in sorted(versions)]
+        return self.add("expire", requires=[REMOVALS], versions=told)
+
+    def purge(
+        self,
+        task: str,
+        *,
+        names: Collection[str] = (),
+        adapters: Collection[str] = (),
+        bases: Collection[str] = (),
+    ) -> Logged:
+        """Remove a task, and what notes say of it under any of its names.
+
+        Of a note of the task alone nothing is left. Other adapter objects stand in for some.
+        """
+        notes = self._rests({task, *names})
+        return self.add(
+            "purge",
+            requires=[REMOVALS],
+            task=task,
+            adapters=_replaced({digest: digest_of("alone", digest) for digest in adapters}),
+            notes=_replaced(notes),
+            bases=sorted(bases),
+        )
+
+    def _rests(self, names: Collection[str]) -> dict[str, str | None]:
+        """Return the notes that say something of a task, each with what is left of it."""
+        purges = [(each.record.number, replacements(each.record)) for each in self.entries]
+        rests: dict[str, str | None] = {}
+        for entry in self.entries:
+            digest = read_for(entry.record.note, entry.record.number, purges)
+            note = self.rests.get(digest or Digest(""), entry.note)
+            if digest is None or note is None or not {said.task for said in note.tasks} & {*names}:
+                continue
+            left = [said for said in note.tasks if said.task not in names]
+            rest = note.model_copy(update={"tasks": left})
+            rests[digest] = sha256(rest.to_bytes()) if left else None
+            self.rests |= {sha256(rest.to_bytes()): rest} if left else {}
+        return rests
+
+    def store(self, records: int | None = None) -> MemoryStore:
+        """Return a store of so many records, or all, with every note that the log had or has."""
+        store = MemoryStore(STORE)
+        notes = [*(entry.note for entry in self.entries), *self.rests.values()]
+        layouts = {digest: each for entry in self.entries for digest, each in entry.layouts.items()}
+        contents = [note.to_bytes() for note in notes if note is not None]
+        for content in (*contents, *(layout.to_bytes() for layout in layouts.values())):
+            store.put(content, sha256(content))
+        for entry in self.entries[:records]:
+            entry.publish(store)
+        return store
+
+    def unread(self) -> set[Digest]:
+        """Return the notes that no record is read with any more."""
+        purges = [(each.record.number, replacements(each.record)) for each in self.entries]
+        notes = [(entry.record.note, entry.record.number) for entry in self.entries]
+        read = {read_for(note, number, purges) for note, number in notes}
+        return {note for note, _ in notes if note is not None and note not in read}
+
     def add(
         self,
         kind: str,
@@ -312,6 +406,14 @@ class Log:
     def time(self, number: int) -> datetime:
         """Return the time of a commit."""
         return START + self.step * number
+
+
+def _replaced(objects: Mapping[str, str | None]) -> list[dict[str, str]]:
+    """Return what is replaced as members of a record."""
+    return [
+        {"object": digest} | ({} if by is None else {"by": by})
+        for digest, by in sorted(objects.items())
+    ]
 
 
 def policy(budget: str) -> dict[str, object]:

@@ -23,6 +23,7 @@ class ModelTask:
     sources: list[str] = field(default_factory=list)
     aliases: dict[str, list[tuple[int, int | None]]] = field(default_factory=dict)
     labels: list[tuple[int, int, dict[str, str]]] = field(default_factory=list)
+    removed: dict[int, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -54,6 +55,25 @@ class ModelTask:
             if version is not None and version != targets[-1]:
                 targets.append(version)
         return targets
+
+    def kept(self, number: int) -> list[int]:
+        """The versions that were there after a commit and are not removed since."""
+        return [each for each in range(1, self.newest(number) + 1) if each not in self.removed]
+
+    def stays(self, version: int, number: int) -> bool:
+        """Whether somebody who asks for the task or an alias gets a version."""
+        is_newest = self.is_live(number) and version == self.newest(number)
+        return is_newest or version in {self.target(alias, number) for alias in self.aliases}
+
+    def purge(self, number: int) -> None:
+        """Remove every version, what is said of them, and the aliases."""
+        self.removed |= dict.fromkeys(self.kept(number), number)
+        self.labels = [(since, version, {}) for since, version, _ in self.labels]
+        if self.is_live(number):
+            self.live.append((number, False))
+        for alias, moves in self.aliases.items():
+            if self.target(alias, number) is not None:
+                moves.append((number, None))
 
     def labels_at(self, version: int, number: int) -> dict[str, str]:
         """The labels of a version after a commit."""

@@ -172,6 +172,7 @@ RECORDS: dict[str, Callable[[Log, TaskVersion], Logged]] = {
     "annotate": lambda log, task: log.annotate(
         task.task, task.version, labels={"team": "other"}, metrics={"f1": "1"}, removed=["stage"]
     ),
+    "export": lambda log, task: log.export(task.task, task.version, places={"host": "web-1"}),
     "restore": lambda log, task: log.restore(task.task, task.version + 1, of=1),
     "drop": lambda log, task: log.drop(task.task),
     "rename": lambda log, task: log.rename(task.task, "another-name"),

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import catalog as catalogs, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.tables import SCHEMA_VERSIONS, TABLES
+from share_registry.names import SpaceName
+from share_registry.registry.sync import fill_again, fill_up_to
 from tests.catalog.logs import Log, story, whole_story
 from tests.reliability.processes import fork, wait_for_all
 
@@ -87,6 +89,23 @@ def test_an_upgraded_catalog_takes_the_records_of_today(catalog_url: str) -> Non
     with Catalog.open(catalog_url, mode="w") as catalog, catalog.begin(write=True) as session:
         for entry in whole_story().entries[16:]:
             assert entry.apply(session)
+
+
+def test_an_upgraded_catalog_takes_records_that_remove_versions(catalog_url: str) -> None:
+    log = story()
+    fill(catalog_url, rows_today(log), "0004")
+    catalogs.upgrade(catalog_url)
+    log.expire([("acceptability", 2)])
+    log.purge("sst2")
+    store, space = log.store(), SpaceName(log.space)
+    with Catalog.open(catalog_url, mode="w") as catalog:
+        fill_up_to(store, catalog, space, None)
+        with catalog.begin() as session:
+            upgraded = rows_of(session)
+    with Catalog.in_memory("store") as today, today.begin(write=True) as session:
+        fill_again(session, store, space)
+        assert rows_of(session)["sr_task_versions"] == upgraded["sr_task_versions"]
+        assert {row["removed"] for row in upgraded["sr_task_versions"]} == {None, 17, 18}
 
 
 def test_the_way_back_keeps_versions_that_had_no_budget(catalog_url: str) -> None:

@@ -336,10 +336,24 @@ WRONG: dict[str, tuple[Callable[[Log], Logged], str]] = {
         "does not exist",
     ),
     "a tag of the future": (lambda log: log.tag("release", 3), "does not exist before it"),
+    "an expired version that does not exist": (
+        lambda log: log.expire([("cola", 2)]),
+        "does not exist",
+    ),
+    "the newest version of a live task expired": (
+        lambda log: log.expire([("cola", 1)]),
+        "the newest of a live task",
+    ),
+    "a purge of nothing": (lambda log: log.purge("nix"), "does not exist"),
     "an annotation of a version that does not exist": (
         lambda log: log.annotate("cola", 2, labels={"a": "b"}),
         "does not exist",
     ),
+    "an export of a version that does not exist": (
+        lambda log: log.export("cola", 2),
+        "does not exist",
+    ),
+    "an export of nothing": (lambda log: log.export("nix", 1), "does not exist"),
 }
 
 
@@ -423,6 +437,7 @@ def _space_row() -> dict[str, object]:
         "budget": 0.1,
         "keep_original": False,
         "references": True,
+        "require": (),
     }
     counts = {"live": 0, "added_bytes": 0, "raw_bytes": 0}
     return row | counts | {"refit": True, "phi": 0, "head": 1, "head_id": "x"}

@@ -1,319 +1,19 @@
 """Any log: the catalog answers what a model in plain dicts says; replay gives an equal catalog."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection.apply import wipe
-from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.aliases import alias_history, aliases, spaces, tags
-from share_registry.catalog.queries.lineage import lineage
-from share_registry.catalog.queries.log import LogQuery, log
-from share_registry.catalog.queries.resolution import resolve
-from share_registry.catalog.queries.task_pages import TaskQuery, tasks
-from share_registry.errors import NotFoundError
-from tests.catalog.logs import Log, digest_of, policy
-from tests.catalog.model import Model, ModelTask
+from share_registry.names import SpaceName
+from share_registry.registry.sync import fill_again, fill_up_to
+from tests.catalog.logs import Log
+from tests.catalog.random_logs import Writer, check_answers
 from tests.catalog.rows import dump
 
-NAMES = ("ant", "bee", "cat", "dog")
-ALIASES = ("prod", "test")
 EXAMPLES = {"sqlite": 60, "postgresql": 12}
-
-
-class Writer:
-    """Writes a random log and the model of it, step by step, as hypothesis draws."""
-
-    def __init__(self, draw: Callable[[st.SearchStrategy[int]], int]) -> None:
-        self._draw = draw
-        self.log = Log()
-        self.model = Model()
-        self.log.create()
-
-    def step(self) -> None:
-        """Add one record."""
-        self.model.head += 1
-        first = [
-            self.absorb,
-            self.absorb_many,
-            self.restore,
-            self.drop,
-            self.rename,
-            self.alias,
-            self.alias,
-            self.tag,
-            self.annotate,
-        ]
-        actions = [*first, self.refit, self.merge, self.policy]
-        actions[self._pick(len(actions))]()
-
-    def absorb(self) -> None:
-        """A version of one task, new or known, sometimes with parents and labels."""
-        task = self._task(NAMES[self._pick(len(NAMES))])
-        parents = (
-            [self._version() for _ in range(self._pick(3))]
-            if any(candidate.versions for candidate in self.model.tasks)
-            else []
-        )
-        labels = [{}, {"a": "1"}, {"a": "2", "b": "1"}][self._pick(3)]
-        self._add(task, labels)
-        task.parents[len(task.versions)] = [(parent.origin, version) for parent, version in parents]
-        self.log.absorb(
-            task.name,
-            len(task.versions),
-            derived_from=[(parent.name, version) for parent, version in parents],
-            labels=labels,
-        )
-        self.model.about[self.model.head] = {task.origin}
-
-    def absorb_many(self) -> None:
-        """A version of several tasks."""
-        chosen = {
-            id(task): task for task in (self._task(NAMES[self._pick(len(NAMES))]) for _ in range(3))
-        }
-        for task in chosen.values():
-            self._add(task, {"a": "3"})
-        self.log.absorb_many(
-            {task.name: len(task.versions) for task in chosen.values()}, labels={"a": "3"}
-        )
-        self.model.tasks.sort(key=lambda task: (task.names[0][0], task.origin))
-        self.model.about[self.model.head] = {task.origin for task in chosen.values()}
-
-    def restore(self) -> None:
-        """An earlier version again."""
-        if not self.model.tasks:
-            return self.absorb()
-        task, of = self._version()
-        labels = task.labels_at(of, self.model.head)
-        self._add(task, labels)
-        task.restored[len(task.versions)] = of
-        task.sources[-1] = task.sources[of - 1]
-        self.log.restore(task.name, len(task.versions), of)
-        self.model.about[self.model.head] = {task.origin}
-        return None
-
-    def drop(self) -> None:
-        """A task is no longer listed."""
-        if not self.model.tasks:
-            return self.absorb()
-        task, _ = self._version()
-        if not task.is_live(self.model.head):
-            return self.absorb()
-        task.live.append((self.model.head, False))
-        self.log.drop(task.name)
-        self.model.about[self.model.head] = {task.origin}
-        return None
-
-    def rename(self) -> None:
-        """A task gets a name that is free, or one of its own."""
-        if not self.model.tasks:
-            return self.absorb()
-        task, _ = self._version()
-        names = ["new-" + task.origin, task.origin, f"name{self.model.head}"]
-        name = next(name for name in names[self._pick(3) :] + names if name != task.name)
-        self.log.rename(task.name, name)
-        task.names.append((self.model.head, name))
-        self.model.about[self.model.head] = {task.origin}
-        return None
-
-    def alias(self) -> None:
-        """An alias moves or is removed."""
-        if not self.model.tasks:
-            return self.absorb()
-        task, version = self._version()
-        alias = ALIASES[self._pick(len(ALIASES))]
-        target = (
-            None
-            if self._pick(4) == 0 and task.target(alias, self.model.head) is not None
-            else version
-        )
-        task.aliases.setdefault(alias, []).append((self.model.head, target))
-        self.log.alias(task.name, alias, target)
-        self.model.about[self.model.head] = {task.origin}
-        return None
-
-    def tag(self) -> None:
-        """A commit gets a name."""
-        number = 1 + self._pick(self.model.head - 1)
-        self.model.tags[f"tag{self.model.head}"] = number
-        self.log.tag(f"tag{self.model.head}", number)
-        self.model.about[self.model.head] = set()
-
-    def annotate(self) -> None:
-        """Labels of a version change."""
-        if not self.model.tasks:
-            return self.absorb()
-        task, version = self._version()
-        said = [{"a": "9"}, {"c": "1", "b": "2"}, {}][self._pick(3)]
-        removed = [[], ["a"], ["b", "c"]][self._pick(3)]
-        before = task.labels_at(version, self.model.head)
-        labels = {name: value for name, value in before.items() if name not in removed} | said
-        task.labels.append((self.model.head, version, dict(sorted(labels.items()))))
-        self.log.annotate(task.name, version, labels=said, removed=removed)
-        self.model.about[self.model.head] = {task.origin}
-        return None
-
-    def refit(self) -> None:
-        """A basis, and perhaps a live task re-expressed in it, with its labels and its source."""
-        name = f"basis{self._pick(3)}"
-        live = [
-            task for task in self.model.tasks if task.versions and task.is_live(self.model.head)
-        ]
-        task = live[self._pick(len(live))] if live and self._pick(3) else None
-        if task is not None:
-            labels = task.labels_at(len(task.versions), self.model.head)
-            self._add(task, labels)
-            task.sources[-1] = task.sources[-2]
-            self.log.refit(
-                {task.name: len(task.versions)},
-                name=name,
-                source=task.sources[-1],
-                error="0.049",
-            )
-        else:
-            self.log.refit(name=name)
-        self.model.bases[self.model.head] = str(digest_of(name))
-        self.model.about[self.model.head] = {task.origin} if task is not None else set()
-
-    def merge(self) -> None:
-        """A version made of others, with weights."""
-        if not any(candidate.versions for candidate in self.model.tasks):
-            return self.absorb()
-        chosen = {
-            (parent.name, version): parent.origin
-            for parent, version in (self._version() for _ in range(1 + self._pick(3)))
-        }
-        task = self._task(NAMES[self._pick(len(NAMES))])
-        self._add(task, {})
-        task.sources[-1] = str(digest_of("merged source", task.name, len(task.versions)))
-        weights = {place: ("0.5", "-1", "2e-3")[self._pick(3)] for place in chosen}
-        self.log.merge(task.name, len(task.versions), weights)
-        task.merged[len(task.versions)] = [(chosen[place], place[1]) for place in sorted(chosen)]
-        self.model.about[self.model.head] = {task.origin}
-        return None
-
-    def policy(self) -> None:
-        """The space keeps coefficients alone from now on, or no longer."""
-        k, phi = (None, 4, 32)[self._pick(3)], self._pick(3)
-        members = policy("0.1") | ({} if k is None else {"k": k}) | {"phi": phi}
-        self.log.add("policy", policy=members)
-        self.model.policy = (k, phi)
-        self.model.about[self.model.head] = set()
-
-    def _add(self, task: ModelTask, labels: dict[str, str]) -> None:
-        task.versions.append(self.model.head)
-        task.labels.append((self.model.head, len(task.versions), dict(sorted(labels.items()))))
-        task.sources.append(str(digest_of("source", task.name, len(task.versions), None)))
-        if not task.is_live(self.model.head):
-            task.live.append((self.model.head, True))
-
-    def _task(self, name: str) -> ModelTask:
-        task = self.model.of(name)
-        if task is None:
-            task = ModelTask(origin=name, names=[(self.model.head, name)], live=[])
-            self.model.tasks.append(task)
-        return task
-
-    def _version(self) -> tuple[ModelTask, int]:
-        earlier = [
-            task
-            for task in self.model.tasks
-            if task.versions and task.versions[0] < self.model.head
-        ]
-        if not earlier:
-            return self.model.tasks[0], 1
-        task = earlier[self._pick(len(earlier))]
-        return task, 1 + self._pick(
-            len([number for number in task.versions if number < self.model.head])
-        )
-
-    def _pick(self, count: int) -> int:
-        return self._draw(st.integers(0, count - 1))
-
-
-def check_answers(session: Session, writer: Writer) -> None:
-    """Compare every answer with the model."""
-    model = writer.model
-    for number in range(1, model.head + 1):
-        listing = {
-            task.name: (task.version, dict(task.labels), dict(task.aliases))
-            for task in tasks(session, TaskQuery(space="base", at=number))
-        }
-        assert listing == model.listing(number)
-        basis = lookups.current_basis(session, "base", at=number)
-        brought = [
-            (since, digest) for since, digest in sorted(model.bases.items()) if since <= number
-        ]
-        assert ((basis.number, basis.digest) if basis else None) == (
-            brought[-1] if brought else None
-        )
-    assert {tag.name: tag.number for tag in tags(session)} == model.tags
-    assert spaces(session)[0].tasks == len(model.listing(model.head))
-    now = spaces(session)[0].policy
-    assert (now.k, now.phi) == model.policy
-    for task in model.tasks:
-        _check_task(session, model, task)
-        _check_aliases(session, model, task)
-    for number in range(1, model.head + 1):
-        assert {alias.ref for alias in aliases(session, space="base", at=number)} == {
-            f"base/{task.name}@v{target}"
-            for task in model.tasks
-            for alias in task.aliases
-            if (target := task.target(alias, number)) is not None
-        }
-
-
-def _check_task(session: Session, model: Model, task: ModelTask) -> None:
-    names = {name for _, name in task.names}
-    for name in names:
-        for number in range(1, model.head + 1):
-            expected = task.newest(number) if task.is_live(number) else 0
-            assert _resolved(session, f"{name}@c{number}") == (
-                f"base/{task.name}@v{expected}" if expected else None
-            )
-        newest = len(task.versions) if task.is_live(model.head) else 0
-        assert _resolved(session, name) == (f"base/{task.name}@v{newest}" if newest else None)
-        assert [
-            commit.number for commit in log(session, LogQuery(task=name, limit=None))
-        ] == sorted(
-            (number for number, about in model.about.items() if task.origin in about), reverse=True
-        )
-    for version, number in enumerate(task.versions, start=1):
-        assert resolve(session, f"{task.name}@v{version}").number == number
-        row = lookups.version_row(session, "base", task.name, version)
-        assert row is not None
-        assert row.source_digest == task.sources[version - 1]
-        ancestors = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
-        named = {each.origin: each.name for each in model.tasks}
-        assert ancestors == [
-            f"base/{named[origin]}@v{of}" for origin, of in model.ancestors(task, version)
-        ]
-
-
-def _check_aliases(session: Session, model: Model, task: ModelTask) -> None:
-    for alias, moves in task.aliases.items():
-        for back, target in enumerate([*task.targets(alias), None]):
-            assert _resolved(session, f"{task.name}@{alias}~{back}") == (
-                f"base/{task.name}@v{target}" if target else None
-            )
-        assert [
-            (move.number, move.version) for move in alias_history(session, task.name, alias)
-        ] == list(reversed(moves))
-        for number in range(1, model.head + 1):
-            target = task.target(alias, number)
-            assert [
-                move.version for move in alias_history(session, task.name, alias, at=number)
-            ] == ([target] if target else [])
-
-
-def _resolved(session: Session, ref: str) -> str | None:
-    try:
-        return resolve(session, ref).ref
-    except NotFoundError:
-        return None
 
 
 @pytest.fixture(params=["sqlite", "postgresql"], scope="module")
@@ -342,15 +42,42 @@ def test_a_catalog_answers_as_the_model_and_replays_to_an_equal_one(
         writer = Writer(lambda strategy: data.draw(strategy))
         for _ in range(steps):
             writer.step()
+        store = writer.log.store(0)
         with catalog.begin(write=True) as session:
             wipe(session)
-            writer.log.apply(session)
+            for entry in writer.log.entries:
+                # as whoever publishes it does
+                entry.follow(session, store)
+                entry.publish(store)
             check_answers(session, writer)
             first = dump(session)
         with Catalog.in_memory() as fresh, fresh.begin(write=True) as session:
             for entry in writer.log.entries:
-                entry.apply(session)
-                entry.apply(session)
+                entry.follow(session, store)
+                entry.follow(session, store)
             assert dump(session) == first
+        _check_without_unread_notes(catalog, writer.log, data.draw(st.integers(0, steps)), first)
 
     check()
+
+
+def _check_without_unread_notes(
+    catalog: Catalog, log: Log, before: int, expected: dict[str, list[tuple[object, ...]]]
+) -> None:
+    """Check what follows from a store that lost the notes which purges took away (spec REC-23).
+
+    Also for a catalog that had followed the log up to a number while they were there.
+    """
+    with catalog.begin(write=True) as session:
+        wipe(session)
+        followed = log.store(before)
+        for entry in log.entries[:before]:
+            entry.follow(session, followed)
+    store = log.store()
+    for digest in log.unread():
+        store.remove([digest])
+    fill_up_to(store, catalog, SpaceName(log.space), None)
+    with catalog.begin(write=True) as session:
+        assert dump(session) == expected
+        fill_again(session, store, SpaceName(log.space))
+        assert dump(session) == expected

@@ -1,5 +1,6 @@
 """`share-registry import`: what it prints, its exit codes, and its first run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def test_import_says_what_became_of_each_and_exits_with_7(run: Runner, tree: Pat
         "refused",
     ]
     (tree / "rte" / "adapter_config.json").unlink()
+    assert "stand in an adapter_config.json" in run("import", tree, code=7).out
+    shutil.rmtree(tree / "rte")
     assert run("import", tree, "-q").lines == [f"{SPACE}/mrpc@v1", f"{SPACE}/qnli@v1"]
 
 
@@ -83,3 +86,11 @@ def test_import_begins_a_registry_where_it_can_commit(
     assert main(["import", str(tree), "--workers", "1"]) == 7
     assert f"created space {SPACE} for base model {BASE}" in capsys.readouterr().err
     assert (tmp_path / "share-registry" / "FORMAT").exists()
+
+
+def test_the_table_of_what_is_refused_says_commands(tmp_path: Path, run: Runner) -> None:
+    run("init")
+    write_adapter(tmp_path / "in" / "nameless", seed=0, base="")
+    said = run("import", tmp_path / "in", code=7).out
+    assert "create-space my-base --base-model" in said
+    assert "create_space(" not in said

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Runner
-from tests.cli.tiny import SPACE
+from tests.cli.tiny import SPACE, write_adapter
 
 READS = {
     "log": ("log",),
@@ -77,6 +77,24 @@ def test_reading_changes_nothing_on_disk(run: Runner, arguments: tuple[str, ...]
         for path in run.registry.rglob("*")
         if path.is_file()
     } == before
+
+
+def test_a_diff_says_by_its_exit_code_whether_two_differ(run: Runner) -> None:
+    for arguments, code in (
+        (("cola@v1", "cola@v2"), 9),
+        (("@c2", "@head"), 9),
+        (("cola@v2", "cola@latest"), 0),
+        (("@head", "@head"), 0),
+        (("cola@v1", "cola@v9"), 3),
+    ):
+        shown = run("diff", *arguments, "--exit-code", code=code)
+        assert bool(shown.err) == (code == 3)
+        run("diff", *arguments, code=0 if code == 9 else code)
+    differing = run("diff", "cola@v1", "cola@v2", "--exit-code", "--json", code=9)
+    assert (differing.json["differs"], differing.err) == (True, "")
+    assert run("diff", "cola@v1", "cola@v2", "--exit-code", "-q", code=9).lines == [
+        f"{SPACE}/cola@v2"
+    ]
 
 
 def test_common_options_may_stand_before_or_after_the_verb(run: Runner) -> None:
@@ -269,3 +287,36 @@ def test_a_space_without_a_base_model_is_noted(run: Runner) -> None:
         "note: the base model label is the space's name, 'lonely'"
         in run("create-space", "lonely").err
     )
+
+
+def test_a_policy_requires_checks_that_the_command_line_says(run: Runner, tmp_path: Path) -> None:
+    adapter = str(write_adapter(tmp_path / "qnli", seed=9))
+    run("set-policy", SPACE, "--require", "size", "--require", "scan", "--max-dependents", "5")
+    run("set-policy", SPACE, "--budget", "0.02")
+    (space,) = run("spaces", "--json").json
+    assert (space["require"], space["max_dependents"]) == (["scan", "size"], 5)
+    refused = run("commit", adapter, "--check", "size=true", code=7).err
+    assert "the policy requires scan, and what to run" in refused
+    assert "hint: Say it with `--check scan=COMMAND`" in refused
+    refused = run("commit", adapter, "--check", "size=true", "--check", "scan=false", code=7).err
+    assert "error: task qnli: the adapter does not pass check scan: exit status 1" in refused
+    assert run("ls", "--json", "--quiet").out.count("qnli") == 0
+    checks = ("--check", "size@2=true", "--check", "scan=sh -c 'echo well done'")
+    shown = run("commit", adapter, *checks)
+    assert "note: passed scan: well done\nnote: passed size 2\n" in shown.out
+    run("merge", "qnli=0.5", "--task", "half", *checks)
+    run("set-policy", SPACE, "--require", "", "--max-dependents", "0")
+    (space,) = run("spaces", "--json").json
+    assert (space["require"], space["max_dependents"]) == ([], None)
+    for wrong, said in ((("size",), "not NAME=COMMAND"), (("a=x", "a=y"), "given twice")):
+        given = [part for check in wrong for part in ("--check", check)]
+        assert said in run("commit", adapter, *given, code=2).err
+
+
+def test_an_import_runs_the_checks(run: Runner, tmp_path: Path) -> None:
+    run("set-policy", SPACE, "--require", "scan")
+    for seed in (8, 9):
+        write_adapter(tmp_path / "more" / f"t{seed}", seed=seed)
+    assert "requires scan" in run("import", str(tmp_path / "more"), code=7).out
+    run("import", str(tmp_path / "more"), "--check", "scan=true", "--workers", "2")
+    assert "passed scan" in run("show", "t8").out

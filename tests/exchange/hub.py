@@ -1,18 +1,44 @@
-"""A small stand-in for the Hub's file endpoints.
+"""A stand-in for the Hub: what its client asks of it to read and to write repositories.
 
-Repositories are directories, each revision a commit.
+Repositories are commits with files; branches name commits. The client of huggingface_hub runs
+against it unchanged. What it answers was checked against the source of huggingface_hub 2.4.0:
+
+- `HfApi.model_info`, `hf_hub_download`: siblings, `X-Repo-Commit`, `ETag`.
+- `HfApi.list_repo_refs`, `create_branch`, `create_repo` (409 where it is there, 401 and 403 where a
+  token lacks the right; `visibility` in the payload).
+- `HfApi.list_repo_tree` and `_paginate_pages`: `oid`, `size`, `lfs`, with `expand` `lastCommit`;
+  the next page in the header `Link`; `EntryNotFound` for a folder that is not there.
+- `HfApi._validate_yaml`: the card's front matter, errors and status 400.
+- `HfApi.preupload_lfs_files` and `_fetch_upload_modes`: `uploadMode`, `shouldIgnore` by the
+  `.gitignore` of the repository unless `gitIgnore` is sent, the present `oid`.
+- `lfs.post_lfs_batch_info`, `lfs_upload`, `_upload_single_part`, the step `verify`: an object that
+  is there has no actions; the address of an upload is signed.
+- `_commit_api._upload_xet_files` and `_xet.xet_connection_info_refresh_url`: where hf_xet is
+  installed, LFS is not asked, but the address of a token for another server. What hf_xet 1.8.0 asks
+  of that was seen, not read: a chunk that others may have, a grant for each packet (an empty answer
+  says that it is there), a shard that ends in a frame `result`, telemetry. So no bytes arrive here:
+  `stored` must have them.
+- `HfApi.create_commit`, `_prepare_commit_payload`, `_send_commit`: lines of JSON, `parentCommit`;
+  412 where the branch is elsewhere.
+- `utils._http.hf_raise_for_status`: `X-Error-Code`, `X-Error-Message`, which status is which error,
+  and `http_backoff`: 5xx is asked again, except for a commit.
 """
 
+import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = dict[str, bytes]
+# Entries of a page of a listing; the Hub's are 50
+PAGE = 2
+ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
 
 @dataclass
@@ -22,22 +48,53 @@ class Hub:
     Attributes:
         commits: (repository, commit) -> files.
         branches: (repository, branch) -> commit.
+        tags: (repository, tag) -> commit.
+        titles: (repository, commit) -> path -> title of the commit that changed it last.
+        messages: (repository, commit) -> title and description.
+        visibility: Of repositories that were created.
+        tokens: Token -> owners whose repositories it may write.
         asked: Paths of all requests.
+        tokens_sent: Every `Authorization` that was sent.
+        stored: Large files by sha256.
+        xet: The kind of frame in which the server of hf_xet ends; None where there is no such server.
         failing: Answer every request with this status.
+        answers: Beginning of "METHOD /path" -> status and what is said, in place of the answer.
+        before_commit: Called before a commit is looked at.
+        corrupting: What is done to the bytes of a file when it is committed.
     """
 
     commits: dict[tuple[str, str], Files] = field(default_factory=dict)
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)
+    titles: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    messages: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    visibility: dict[str, str | None] = field(default_factory=dict)
+    tokens: dict[str, set[str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    tokens_sent: set[str | None] = field(default_factory=set)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    xet: str | None = None
     failing: int | None = None
+    answers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    before_commit: Callable[[], object] = lambda: None
+    corrupting: Callable[[str, bytes], bytes | None] = lambda _, content: content
     endpoint: str = ""
 
-    def push(self, repository: str, files: Files, branch: str = "main") -> str:
+    def push(
+        self, repository: str, files: Files, branch: str = "main", title: str = "by hand"
+    ) -> str:
         """Add a commit to a branch; return its hash."""
+        parent = self.branches.get((repository, branch))
+        before = self.commits.get((repository, parent or ""), {})
+        titles = self.titles.get((repository, parent or ""), {})
         commit = hashlib.sha1(
-            repr(sorted(files.items())).encode(), usedforsecurity=False
+            repr((parent, title, sorted(files.items()))).encode(), usedforsecurity=False
         ).hexdigest()
         self.commits[repository, commit] = files
+        self.titles[repository, commit] = {
+            name: titles[name] if before.get(name) == content else title
+            for name, content in files.items()
+        }
         self.branches[repository, branch] = commit
         return commit
 
@@ -47,13 +104,20 @@ class Hub:
         files = self.commits.get((repository, commit))
         return None if files is None else (commit, files)
 
+    def files(self, repository: str, branch: str = "main") -> Files:
+        """Return the files that a branch has."""
+        return self.commits[repository, self.branches[repository, branch]]
+
+    def is_repository(self, repository: str) -> bool:
+        return any(name == repository for name, _ in self.commits)
+
 
 @contextmanager
 def serving() -> Iterator[Hub]:
     """Serve a hub on this machine."""
     hub = Hub()
 
-    class Handler(_Handler):
+    class Handler(_Writing):
         served = hub
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -68,9 +132,23 @@ def serving() -> Iterator[Hub]:
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+def blob_id(content: bytes) -> str:
+    """Return git's name of a file's bytes."""
+    return hashlib.sha1(
+        f"blob {len(content)}\0".encode() + content, usedforsecurity=False
+    ).hexdigest()
+
+
+def is_large(path: str) -> bool:
+    """Tell whether a file is kept by LFS."""
+    return path.endswith(".safetensors")
+
+
+class _Reading(BaseHTTPRequestHandler):
     served: Hub
     protocol_version = "HTTP/1.1"
+    # an answer is two packets: the second must not wait for the first to be acknowledged
+    disable_nagle_algorithm = True
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -78,37 +156,88 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path).strip("/").split("/")
-        self.served.asked.append(f"{self.command} /{'/'.join(path)}")
+        # a body that is not read would be the next request of the connection
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        address = urlsplit(self.path)
+        path = [unquote(part) for part in address.path.strip("/").split("/")]
+        asked = f"{self.command} /{'/'.join(path)}"
+        self.served.asked.append(asked)
+        self.served.tokens_sent.add(self.headers.get("Authorization"))
+        instead = [each for begin, each in self.served.answers.items() if asked.startswith(begin)]
         if self.served.failing is not None:
             self._send(self.served.failing, b"", {})
-        elif path[:2] == ["api", "models"]:
-            self._model("/".join(path[2:4]), path[5] if path[4:5] == ["revision"] else "main")
+        elif instead:
+            self._refuse(*instead[0])
         else:
+            self._route(path, parse_qs(address.query))
+
+    def _route(self, path: list[str], query: dict[str, list[str]]) -> None:
+        repository = "/".join(path[2:4])
+        if path[:2] != ["api", "models"]:
             self._file("/".join(path[:2]), path[3], "/".join(path[4:]))
+        elif path[4:5] == ["refs"]:
+            self._refs(repository)
+        elif path[4:5] == ["tree"]:
+            self._tree(repository, path[5], "/".join(path[6:]), query)
+        else:
+            self._model(repository, path[5] if path[4:5] == ["revision"] else "main")
 
     def _model(self, repository: str, revision: str) -> None:
         pushed = self.served.find(repository, revision)
         if pushed is None:
-            is_repository = any(name == repository for name, _ in self.served.commits)
-            self._send(
-                404,
-                b"{}",
-                {"X-Error-Code": "RevisionNotFound" if is_repository else "RepoNotFound"},
-            )
+            self._missing(repository)
             return
         commit, files = pushed
         siblings = [
             {"rfilename": name, "size": len(content)} for name, content in sorted(files.items())
         ]
-        self._send(
-            200,
-            json.dumps({"id": repository, "sha": commit, "siblings": siblings}).encode(),
-            {"Content-Type": "application/json"},
+        self._json({"id": repository, "sha": commit, "siblings": siblings})
+
+    def _refs(self, repository: str) -> None:
+        if not self.served.is_repository(repository):
+            self._missing(repository)
+            return
+        kinds = {"branches": self.served.branches, "tags": self.served.tags}
+        self._json(
+            {
+                "converts": [],
+                **{
+                    kind: [
+                        {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}
+                        for (owner, name), commit in references.items()
+                        if owner == repository
+                    ]
+                    for kind, references in kinds.items()
+                },
+            }
+        )
+
+    def _tree(
+        self, repository: str, revision: str, folder: str, query: dict[str, list[str]]
+    ) -> None:
+        commit, files = self.served.find(repository, revision) or ("", {})
+        prefix = f"{folder}/" if folder else ""
+        below = [name for name in sorted(files) if name.startswith(prefix)]
+        if folder and not below:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        titles = self.served.titles[repository, commit]
+        folders = {f"{prefix}{name.removeprefix(prefix).split('/')[0]}" for name in below}
+        entries = [
+            _entry(name, files[name], titles[name])
+            if name in files
+            else {"type": "directory", "path": name, "oid": "0" * 40}
+            for name in sorted(folders)
+        ]
+        start = int(query.get("cursor", ["0"])[0])
+        more = f"<{self.served.endpoint}{self.path.split('&cursor')[0]}&cursor={start + PAGE}>"
+        self._json(
+            entries[start : start + PAGE],
+            {"Link": f'{more}; rel="next"'} if start + PAGE < len(entries) else {},
         )
 
     def _file(self, repository: str, revision: str, name: str) -> None:
@@ -123,6 +252,19 @@ class _Handler(BaseHTTPRequestHandler):
             {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"'},
         )
 
+    def _missing(self, repository: str) -> None:
+        kind = "RevisionNotFound" if self.served.is_repository(repository) else "RepoNotFound"
+        self._send(404, b"{}", {"X-Error-Code": kind})
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._json({"error": message}, {"X-Error-Message": message}, status=status)
+
+    def _json(
+        self, value: object, headers: dict[str, str] | None = None, status: int = 200
+    ) -> None:
+        content = {"Content-Type": "application/json"}
+        self._send(status, json.dumps(value).encode(), content | (headers or {}))
+
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -130,3 +272,189 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+class _Writing(_Reading):
+    """What writes; whoever asks must have the right to."""
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _route(self, path: list[str], query: dict[str, list[str]]) -> None:
+        if path[0] == "stored":
+            self._store(path[1])
+        elif path[0] in ("v1", "v2"):
+            self._xet(path[1])
+        elif path[:2] == ["api", "validate-yaml"]:
+            self._check_card()
+        elif path[:3] == ["api", "repos", "create"]:
+            self._create(json.loads(self.body))
+        elif self.command == "POST" and path[2:] == ["info", "lfs", "objects", "batch"]:
+            self._batch(f"{path[0]}/{path[1].removesuffix('.git')}")
+        elif self.command == "POST" or path[4:5] == ["xet-write-token"]:
+            self._change("/".join(path[2:4]), path[4], path[5])
+        else:
+            super()._route(path, query)
+
+    def _may_write(self, owner: str) -> bool:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token not in self.served.tokens:
+            self._refuse(401, "Invalid username or password.")
+            return False
+        if owner not in self.served.tokens[token]:
+            self._refuse(403, "You have read access but not the required permissions")
+            return False
+        return True
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        repository = f"{asked['organization']}/{asked['name']}"
+        if not self._may_write(asked["organization"]):
+            return
+        if self.served.is_repository(repository):
+            self._refuse(409, "You already created this model repo")
+            return
+        self.served.visibility[repository] = asked.get("visibility")
+        self.served.push(repository, {".gitattributes": ATTRIBUTES}, title="initial commit")
+        self._json({"url": f"{self.served.endpoint}/{repository}"})
+
+    def _check_card(self) -> None:
+        content = json.loads(self.body)["content"]
+        if 'base_model: "/' in content:
+            error = {"message": '"base_model" with value "/..." is not valid. Use a model id.'}
+            self._json({"errors": [error], "warnings": []}, status=400)
+        else:
+            self._json({"errors": [], "warnings": []})
+
+    def _change(self, repository: str, verb: str, revision: str) -> None:
+        """Do what changes a repository: by `verb`, at a branch."""
+        if not self._may_write(repository.split("/")[0]):
+            return
+        if verb == "branch":
+            start = self.served.branches[repository, "main"]
+            self.served.branches[repository, revision] = start
+            self._send(201, b"{}", {})
+        elif verb == "preupload":
+            self._preupload(repository, revision)
+        elif verb == "commit":
+            self._commit(repository, revision)
+        elif self.served.xet is None:
+            self._refuse(404, "no xet here")
+        else:
+            # seconds since 1970: far from now
+            token = {"accessToken": "xet", "exp": 1 << 33, "casUrl": self.served.endpoint}
+            self._json(token)
+
+    def _xet(self, verb: str) -> None:
+        if verb == "chunks":
+            self._refuse(404, "no such chunk")
+        else:
+            self._json({"type": self.served.xet} if verb == "shards" else {})
+
+    def _preupload(self, repository: str, branch: str) -> None:
+        asked = json.loads(self.body)
+        present = self.served.files(repository, branch)
+        ignored = asked.get("gitIgnore", present.get(".gitignore", b"").decode()).split()
+        self._json(
+            {
+                "files": [
+                    {
+                        "path": path,
+                        "uploadMode": "lfs" if is_large(path) else "regular",
+                        "shouldIgnore": path in ignored,
+                        **({"oid": _oid(path, present[path])} if path in present else {}),
+                    }
+                    for path in (file["path"] for file in asked["files"])
+                ]
+            }
+        )
+
+    def _batch(self, repository: str) -> None:
+        if not self._may_write(repository.split("/")[0]):
+            return
+        asked = json.loads(self.body)
+        assert (asked["operation"], asked["hash_algo"]) == ("upload", "sha256")
+        signed = f"{self.served.endpoint}/stored"
+        self._json(
+            {
+                "transfer": "basic",
+                "objects": [
+                    {
+                        **each,
+                        **(
+                            {}
+                            if each["oid"] in self.served.stored
+                            else {
+                                "actions": {
+                                    "upload": {
+                                        "href": f"{signed}/{each['oid']}?X-Signature=s3cr3t"
+                                    },
+                                    "verify": {"href": f"{signed}/verify"},
+                                }
+                            }
+                        ),
+                    }
+                    for each in asked["objects"]
+                ],
+            }
+        )
+
+    def _store(self, name: str) -> None:
+        if name == "verify":
+            asked = json.loads(self.body)
+            is_there = len(self.served.stored.get(asked["oid"], b"")) == asked["size"]
+            self._send(200 if is_there else 404, b"{}", {})
+            return
+        # an address that is signed needs no token, and takes none
+        assert self.headers.get("Authorization") is None
+        assert hashlib.sha256(self.body).hexdigest() == name
+        self.served.stored[name] = self.body
+        self._send(200, b"", {})
+
+    def _commit(self, repository: str, branch: str) -> None:
+        self.served.before_commit()
+        header, *changes = (json.loads(line) for line in self.body.splitlines())
+        said = header["value"]
+        parent = self.served.branches[repository, branch]
+        if said.get("parentCommit") not in (None, parent):
+            self._refuse(412, "A commit has happened since. Please refresh and try again.")
+            return
+        files = dict(self.served.commits[repository, parent])
+        for change in changes:
+            path = change["value"]["path"]
+            if change["key"] == "deletedFile":
+                del files[path]
+                continue
+            content = (
+                self.served.stored[change["value"]["oid"]]
+                if change["key"] == "lfsFile"
+                else base64.b64decode(change["value"]["content"])
+            )
+            kept = self.served.corrupting(path, content)
+            if kept is not None:
+                files[path] = kept
+        commit = self.served.push(repository, files, branch, title=said["summary"])
+        self.served.messages[repository, commit] = (said["summary"], said["description"])
+        url = f"{self.served.endpoint}/{repository}/commit/{commit}"
+        self._json({"success": True, "commitOid": commit, "commitUrl": url})
+
+
+def _oid(path: str, content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest() if is_large(path) else blob_id(content)
+
+
+def _entry(path: str, content: bytes, title: str) -> dict[str, object]:
+    large = {
+        "lfs": {"oid": _oid(path, content), "size": len(content), "pointerSize": 130},
+        "oid": "1" * 40,
+    }
+    return {
+        "type": "file",
+        "path": path,
+        "size": len(content),
+        "oid": blob_id(content),
+        "lastCommit": {"id": "2" * 40, "title": title, "date": "2026-01-01T00:00:00.000Z"},
+        **(large if is_large(path) else {}),
+    }

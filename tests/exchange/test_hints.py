@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from share_registry.errors import RefusedError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
@@ -243,36 +243,6 @@ def test_a_directory_of_links_is_copied(copied: Copied, tmp_path: Path) -> None:
     assert command
     subprocess.run([*command[1].split(), tmp_path / "cache", tmp_path / "copy"], check=True)
     check_close(read(tmp_path / "copy"), zoo.logits(zoo.live("plain")))
-
-
-def test_an_adapter_of_mlx_is_transposed(tmp_path: Path) -> None:
-    paths = [f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
-    generator = torch.Generator().manual_seed(4)
-    factors = {
-        f"{path}.lora_{side}": torch.randn(shape, generator=generator) * 0.2
-        for path in paths
-        for side, shape in (("a", (16, 4)), ("b", (4, 16)))
-    }
-    save_file(factors, tmp_path / "adapters.safetensors")
-    scale, rank = 8.0, 4
-    wanted = ("lora_a and lora_b transposed", "lora_A.weight", "lora_alpha = scale * rank")
-    assert all(words in hint(tmp_path) for words in wanted)
-    tensors = {
-        f"base_model.model.{key[:-1]}{key[-1].upper()}.weight": factor.T.contiguous()
-        for key, factor in factors.items()
-    }
-    config = {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": scale * rank,
-        "target_modules": ["q_proj"],
-    }
-    model: Any = zoo.llama()
-    with torch.no_grad():
-        for path in paths:
-            delta = scale * factors[f"{path}.lora_a"] @ factors[f"{path}.lora_b"]
-            model.get_submodule(path).weight.add_(delta.T)
-    check_close(adapter_of(tensors, config), zoo.logits(model))
 
 
 def test_keys_of_two_wrappings_are_saved_again_by_peft(copied: Copied, tmp_path: Path) -> None:

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError, StoreError
+from share_registry.errors import (
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ShareRegistryError,
+    StoreError,
+)
 from share_registry.exchange.hub import read_hub
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.outside.files import Outside
+from tests.exchange.foreign import SAMPLES
 from tests.exchange.hub import Hub, serving
 
 Original = Callable[[str], Path]
@@ -95,11 +102,15 @@ def test_what_is_not_there_is_not_found(hub: Hub, original: Original) -> None:
         read_hub("hf://ann/cola/folder", outside=Outside())
 
 
-@pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_hub_that_refuses_is_an_error_of_ours(status: int, hub: Hub, original: Original) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, RefusedError), (403, RefusedError), (500, StoreError)]
+)
+def test_a_hub_that_refuses_is_an_error_of_ours(
+    status: int, kind: type[ShareRegistryError], hub: Hub, original: Original
+) -> None:
     hub.push("ann/cola", files_of(original("plain")))
     hub.failing = status
-    with pytest.raises((NotFoundError, StoreError)) as caught:
+    with pytest.raises(kind) as caught:
         read_hub("hf://ann/cola", outside=Outside())
     assert caught.value.hint
 
@@ -131,3 +142,23 @@ def test_a_strange_location_is_refused_without_a_request(location: str, hub: Hub
     with pytest.raises(ShareRegistryError, match=r"is not hf://owner/repo\[@revision\]\[/folder\]"):
         read_hub(location, outside=Outside())
     assert hub.asked == []
+
+
+def test_a_file_of_another_program_is_read_from_a_repository(hub: Hub) -> None:
+    kohya = (SAMPLES / "kohya" / "kohya-alpha.safetensors").read_bytes()
+    mlx = files_of(SAMPLES / "mlx-lm" / "lora")
+    commit = hub.push("ann/ink", {"ink.safetensors": kohya, "pytorch_lora.bin": b"\x80\x04."})
+    hub.push("ann/mlx", mlx)
+    for location in ("hf://ann/ink", "hf://ann/ink/ink.safetensors"):
+        adapter = read_hub(location, outside=Outside())
+        assert adapter.remarks[0] == "read as a LoRA of kohya-ss or LyCORIS."
+        assert adapter.source.revision == commit
+    assert read_hub("hf://ann/mlx", outside=Outside()).remarks[0] == "read as an adapter of mlx-lm."
+    assert not any(".bin" in asked for asked in hub.asked)
+
+
+def test_a_repository_of_a_whole_model_is_not_downloaded(hub: Hub) -> None:
+    hub.push("ann/model", {"model-00001-of-00002.safetensors": b"x" * 100, "config.json": b"{}"})
+    with pytest.raises(InvalidInputError, match="is a whole model"):
+        read_hub("hf://ann/model", outside=Outside())
+    assert not any("model-00001" in asked for asked in hub.asked)

@@ -1,14 +1,18 @@
 """What is to be imported: directories of adapters, and lists in CSV."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import share_registry as sr
 from share_registry.errors import ShareRegistryError
 from share_registry.exchange.import_list import expand, read_list
 from share_registry.outside.files import Outside
 from share_registry.values.imports import ImportOutcome, ImportSource
+from tests.exchange.foreign import SAMPLES
 
 OUTSIDE = Outside()
 
@@ -134,3 +138,27 @@ def test_a_list_in_another_encoding_or_missing_is_said(tmp_path: Path) -> None:
     for place, error in zip((path, tmp_path / "none.csv"), errors, strict=True):
         with pytest.raises(error):
             read_list(place, outside=OUTSIDE)
+
+
+def test_files_of_other_programs_are_found_beside_directories_of_peft(tmp_path: Path) -> None:
+    _adapters(tmp_path, "llm/summaries")
+    copies = {
+        "ink/v1.safetensors": "kohya/kohya.safetensors",
+        "oil/v1.safetensors": "kohya/kohya.safetensors",
+        "brush/by-a/brush.safetensors": "lycoris/locon.safetensors",
+        "brush/by-b/brush.safetensors": "lycoris/locon.safetensors",
+        "flux/pytorch_lora_weights.safetensors": "diffusers/sdxl-plain/pytorch_lora_weights.safetensors",
+    }
+    for place, sample in copies.items():
+        (tmp_path / place).parent.mkdir(parents=True)
+        shutil.copy(SAMPLES / sample, tmp_path / place)
+    save_file({"model.norm.weight": torch.ones(4)}, tmp_path / "model.safetensors")
+    (tmp_path / "notes.safetensors").write_text("no tensors")
+    assert _tasks(tmp_path) == {
+        "brush/by-a/brush.safetensors": "by-a",
+        "brush/by-b/brush.safetensors": "by-b",
+        "flux/pytorch_lora_weights.safetensors": "flux",
+        "ink/v1.safetensors": "ink",
+        "llm/summaries": "summaries",
+        "oil/v1.safetensors": "oil",
+    }

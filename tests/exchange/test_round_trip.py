@@ -13,7 +13,8 @@ import torch
 
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.export_files import CardFacts, Profile, files_of, place
+from share_registry.exchange.export_files import CardFacts, files_of, place
+from share_registry.exchange.export_form import Profile
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import pairs_of, tensors_of

@@ -27,7 +27,8 @@ from share_registry.format.frames import (
 )
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.object_file import pack, unpack
-from share_registry.format.symbols import MAX_BITS, Group, decode_rows, encode_rows
+from share_registry.format.packed_rows import decode_rows
+from share_registry.format.symbols import MAX_BITS, Group, encode_rows
 from share_registry.format.tensor_object import decode_tensor, encode_tensor
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term

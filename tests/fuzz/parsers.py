@@ -1,9 +1,10 @@
 """Every parser of bytes or texts from outside that needs no torch, and what it is fed with."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from share_registry.exchange.config_checks import config_remarks, header_remarks
 from share_registry.exchange.import_list import read_list
 from share_registry.exchange.plain_keys import key_remarks
 from share_registry.exchange.selection import absent_heads, module_scales
+from share_registry.exchange.signatures import Bundle
 from share_registry.format import adapter_object, basis_object, safetensors_file
 from share_registry.format.canonical import load, parse_foreign, sha256
 from share_registry.format.layout import DType, Layout, TensorSpec
@@ -39,7 +41,8 @@ from share_registry.store.protocol import identity_of, object_of, record_of
 from share_registry.times import beginning_of, end_of
 from share_registry.values.audits import Checkpoint
 from share_registry.values.conditions import conditions_of
-from share_registry.values.shards import check_shard
+from share_registry.values.shards import check_shard, check_subset
+from tests.fuzz.keep import kept_inputs
 
 VECTORS: Final = Path(__file__).parents[2] / "spec" / "vectors"
 _KEYS: Final = [
@@ -53,6 +56,25 @@ _CHECKPOINT: Final = (
     b"share-registry checkpoint 1 of store 01234567-89ab-cdef-0123-456789abcdef, spaces: 1\n"
     + b"s/@c12 %s 2026-11-16T20:38:00.000000Z\n" % (b"a" * 64)
 )
+_EXPIRING: Final = _CHECKPOINT.replace(b": 1\n", b": 1, expires: 2026-12-16T20:38:00.000000Z\n")
+_STATEMENT: Final = {
+    "_type": "https://in-toto.io/Statement/v1",
+    "subject": [{"name": "x", "digest": {"sha256": "a" * 64}}],
+    "predicateType": "https://model_signing/signature/v1.0",
+    "predicate": {
+        "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
+        "resources": [{"name": "x", "algorithm": "sha256", "digest": "a" * 64}],
+    },
+}
+_BUNDLE: Final = {
+    "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+    "verificationMaterial": {"publicKey": {"hint": "b" * 64}, "tlogEntries": []},
+    "dsseEnvelope": {
+        "payload": b64encode(json.dumps(_STATEMENT).encode()).decode(),
+        "payloadType": "application/vnd.in-toto+json",
+        "signatures": [{"sig": "AAAA", "keyid": ""}],
+    },
+}
 SPECS: Final = [TensorSpec(key=key, dtype=DType.F32, shape=[8, 8]) for key in _KEYS]
 CONFIGS: Final[Sequence[Mapping[str, object]]] = (
     {"target_modules": ["q_proj"], "modules_to_save": ["score"], "task_type": "SEQ_CLS"},
@@ -100,6 +122,19 @@ class Parser:
 
 
 def parsers(folder: Path) -> dict[str, Parser]:
+    """Return every parser by name, also fed with what was kept of runs that coverage guided.
+
+    Args:
+        folder: Where a file may be written, for parsers that read one.
+    """
+    kept = kept_inputs()
+    return {
+        name: replace(parser, corpus=[*parser.corpus, *kept.get(name.replace(" ", "-"), [])])
+        for name, parser in _parsers(folder).items()
+    }
+
+
+def _parsers(folder: Path) -> dict[str, Parser]:
     """Return every parser by name.
 
     Args:
@@ -137,9 +172,10 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "texts": Parser(read=_read_text, corpus=[text.encode() for text in TEXTS], weight=3),
         "checkpoint": Parser(
             read=lambda content: Checkpoint.of(content.decode(errors="replace")),
-            corpus=[_CHECKPOINT],
+            corpus=[_CHECKPOINT, _EXPIRING],
             weight=1,
         ),
+        "signature": Parser(read=Bundle.of, corpus=[json.dumps(_BUNDLE).encode()], weight=1),
         "list": Parser(read=read_csv, corpus=LISTS, weight=1),
         "attachments": Parser(read=_read_attachment, corpus=everything, weight=1),
     }
@@ -219,6 +255,7 @@ def _read_text(content: bytes) -> None:
         *(space_name, task_name, alias_name, digest, parse_reference, split_task, derive_task),
         *(end_of, beginning_of, conditions_of, object_of, record_of, space_name_of),
         lambda text: check_shard("shard", text),
+        lambda text: check_subset("subset", text),
         lambda text: check_names([text]),
     )
     refused = 0

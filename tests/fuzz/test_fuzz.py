@@ -17,6 +17,7 @@ from tests.house.tree import ROOT
 
 INPUTS = 80_000
 SOAK_INPUTS = 1_000_000
+NAMES = sorted(parsers(Path()))
 
 
 def fuzz(*, seed: int, inputs: int, timeout_s: float) -> None:
@@ -47,6 +48,27 @@ def test_no_mutation_gets_more_out_of_a_parser_than_an_error_of_ours() -> None:
 def test_no_mutation_of_very_many_does() -> None:
     inputs = int(os.environ.get("SOAK_INPUTS", SOAK_INPUTS))
     fuzz(seed=Random().randrange(1 << 32), inputs=inputs, timeout_s=inputs / 100 + 600)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("parser", NAMES)
+def test_what_coverage_leads_to_gets_no_more_out_of_a_parser(parser: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="it has no wheel for this platform")
+    seconds = int(os.environ.get("SOAK_SECONDS", "20"))
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.fuzz.guided", f"--parser={parser}"),
+            *(f"--seconds={seconds}", f"--corpus={tmp_path}"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=seconds + 300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert "stat::number_of_executed_units" in ended.stderr
 
 
 def test_inputs_depend_on_seed_and_number_alone(tmp_path: Path) -> None:

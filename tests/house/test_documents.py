@@ -11,13 +11,22 @@ from typing import Any
 import pytest
 
 from share_registry.cli.output import document
-from share_registry.values import analyses, checks, commits, references, tasks
+from share_registry.values import (
+    analyses,
+    audits,
+    checks,
+    commits,
+    references,
+    sync_reports,
+    tasks,
+    transfers,
+)
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| ([A-Z]\w+) \| (.+) \|$", re.MULTILINE)
 VALUES = {
     name: kind
-    for module in (analyses, checks, commits, references, tasks)
+    for module in (analyses, audits, checks, commits, references, sync_reports, tasks, transfers)
     for name, kind in inspect.getmembers(module, inspect.isclass)
     if dataclasses.is_dataclass(kind)
     and kind.__module__ == module.__name__

@@ -71,6 +71,10 @@ FORBIDDEN_ATTRIBUTES: Final = frozenset(
 )
 DRAWN: Final = frozenset({"torch.randn", "torch.randint"})
 """Training begins at random numbers of torch's own generators, which the caller seeds."""
+ALLOWED: Final = {
+    "exchange/importers/peft_bin.py": frozenset({"torch.load"}),
+}
+"""What a module may do all the same: this one gives torch bytes that were read before."""
 PATH_METHODS: Final = frozenset(
     {
         *(
@@ -156,7 +160,8 @@ def _bad_call(node: ast.Call) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES])
 def test_a_module_reaches_the_world_through_outside_alone(path: Path) -> None:
-    drawn = DRAWN if path.parent.name == "peft" else frozenset()
+    drawn = ALLOWED.get(path.relative_to(PACKAGE).as_posix(), frozenset())
+    drawn |= DRAWN if path.parent.name == "peft" else frozenset()
     assert [
         violation
         for violation in violations(path.read_text())

@@ -8,7 +8,7 @@ import share_registry as sr
 from tests.house.tree import ROOT
 
 PACKAGE: Final = "share_registry"
-MODULES: Final = {"analysis", "peft", "ray", "testing"}
+MODULES: Final = {"analysis", "peft", "ray", "testing", "training", "transformers"}
 """Public modules below the package, imported when they are named."""
 USED: Final = re.compile(r"\bsr\.([A-Za-z]\w*)")
 IMPORTED: Final = re.compile(r"^from share_registry import (.+)$", re.MULTILINE)

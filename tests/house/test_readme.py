@@ -47,6 +47,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     }
 
 
+# transformers and PEFT warn of their own future
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Could not find a config file")
 @pytest.mark.parametrize("name", EXECUTED)
 def test_every_marked_block_prints_what_the_page_says(
     name: str, directory: Path, environment: dict[str, str]

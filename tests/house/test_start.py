@@ -22,6 +22,8 @@ HEAVY = {
     "peft",
     "rich",
     "transformers",
+    "starlette",
+    "uvicorn",
 }
 HELP_LIMIT_S = 0.3
 CATALOG_LIMIT = 1.5

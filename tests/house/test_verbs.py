@@ -17,26 +17,36 @@ from share_registry.cli.main import commands
 VERBS = commands()
 COMMON = {"registry", "store", "in_space", "json", "quiet"}
 """Options of every verb; `--space` is the parameter that most methods have."""
+OPENING = {"checks"}
+"""Options that `Registry.open` takes, on the verbs that commit adapters."""
 NOT_VERBS = {"open", "close", "space", "prepare", "publish"}
 """Methods that a command line has no use for.
 
 Each run opens, closes, and names its space with -s. What `prepare` returns is for a program.
 """
-VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
+FUNCTIONS = {"clone", "verify_export"}
+"""Functions of the package that are verbs: they need no registry."""
+VERBS_ALONE = {"init", "doctor", "db", "demo", "ls", "serve"}
 """Verbs that are no method: they are about a place, not about what is in it.
 
-`ls` is another name of `tasks`.
+`serve` is a process. `ls` is another name of `tasks`.
 """
 NOT_OPTIONS = {"self", "space", "progress"}
 """The bar on a terminal is the progress of `verify`."""
 OUTPUT = {
+    "diff": {"exit_code"},
     "checkout": {"output", "overwrite"},
+    "checkpoint": {"output"},
+    "routing_index": {"file"},
     "retention": {"plot"},
     "log": {"plot"},
     "show": {"modules"},
     "analyze": {"plot"},
 }
-"""A program gets the adapter in memory and a figure, a command line a directory and a file."""
+"""A program gets the adapter in memory and a figure, a command line a directory and a file.
+
+And what a program reads of a difference, a command line says by its exit code.
+"""
 POLICY = {field.name for field in fields(sr.Policy)}
 
 
@@ -44,11 +54,12 @@ def _methods() -> dict[str, inspect.Signature]:
     members = inspect.getmembers(
         sr.Registry, lambda member: inspect.isfunction(member) or inspect.ismethod(member)
     )
-    return {
+    methods = {
         name: inspect.signature(method)
         for name, method in members
         if not name.startswith("_") and name not in NOT_VERBS
     }
+    return methods | {name: inspect.signature(getattr(sr, name)) for name in FUNCTIONS}
 
 
 def _expected(name: str) -> set[str]:
@@ -67,7 +78,7 @@ def _verb(method: str) -> str:
 
 
 def _offered(verb: str) -> set[str]:
-    return {str(parameter.name) for parameter in VERBS[verb].params} - COMMON - {"space"}
+    return {str(parameter.name) for parameter in VERBS[verb].params} - COMMON - OPENING - {"space"}
 
 
 def _spelled(option: click.Option) -> str:

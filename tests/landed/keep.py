@@ -2,7 +2,7 @@
 
     python -m tests.landed.keep NAME
 
-It has adapters of every form and every kind of record; beside the archive stands what its versions
+It has adapters of every form and every kind of record and policy; beside the archive stands what its versions
 export to. A store that is kept is never made again. That of 2026-11-26 has configs that PEFT cannot
 read and that commits took then.
 """
@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ def main() -> None:
         raise SystemExit(f"{name} is kept already.")
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "registry"
-        with sr.Registry.open(root) as registry:
+        with sr.Registry.open(root, checks={"accept@1": accept}) as registry:
             fill(registry, Path(place) / "adapters")
             expected = digests(registry, Path(place) / "out")
         with zipfile.ZipFile(KEPT / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -79,16 +80,55 @@ def fill(registry: sr.Registry, folder: Path) -> None:
             ),
             task=f"paper-{number}",
         )
+    remove(registry, folder)
+    restrict(registry, folder)
+
+
+def restrict(registry: sr.Registry, folder: Path) -> None:
+    """Bound what depends on a version, require a check, and note an export in the log."""
+    space = registry.create_space(
+        "careful",
+        base_model="org/base",
+        policy=sr.Policy(max_dependents=2, require=("accept",)),
+    )
+    for number in range(4):
+        name = f"careful-{number}"
+        space.commit(
+            adapters.write(folder / name, adapters.near(adapters.pairs(50), 50 + number, 0.02)),
+            task="careful",
+        )
+    space.export("careful@v3", folder / "exported", record=True)
+
+
+def accept(request: object) -> str:
+    """Pass every adapter: that the check was asked is what the log says."""
+    del request
+    return "no finding"
+
+
+def remove(registry: sr.Registry, folder: Path) -> None:
+    """Expire versions, purge tasks that others are built upon, and go on with one of them."""
+    base = registry.space("base")
+    base.expire(["bf16@v1", "plain@v3"], dry_run=False)
+    base.expire(keep_last=2, keep_tagged=False, dry_run=False)
+    for task in ("joint-0", "plain"):
+        base.purge(task, dry_run=False)
+    base.commit(
+        adapters.write(folder / "again", adapters.near(adapters.pairs(20), 31, 0.02)), task="plain"
+    )
+    registry.gc(grace_days=0, dry_run=False)
 
 
 def digests(registry: sr.Registry, out: Path) -> dict[str, str]:
-    """Return the export digest of every version of every task under its newest name."""
+    """Return the export digest of every version of every task that is there, by its reference."""
     digests_by_ref: dict[str, str] = {}
     for space in registry.spaces():
         for task in registry.tasks(space.name):
             for version in range(1, task.version + 1):
-                exported = registry.space(space.name).export(f"{task.name}@v{version}", out)
-                digests_by_ref[exported.ref] = str(exported.digest)
+                # it was expired or purged
+                with suppress(sr.NotFoundError):
+                    exported = registry.space(space.name).export(f"{task.name}@v{version}", out)
+                    digests_by_ref[exported.ref] = str(exported.digest)
     return digests_by_ref
 
 

@@ -38,7 +38,7 @@ class Memory:
         self.objects[digest] = content
         return digest
 
-    def get(self, digest: Digest, *, limit: int = 0) -> bytes:
+    def get_or_spare(self, digest: Digest, *, limit: int = 0) -> bytes:
         if digest not in self.objects:
             raise NotFoundError(f"object {digest} is not there.")
         return self.objects[digest]

@@ -45,7 +45,7 @@ class Memory:
         self.objects[digest] = content
         return digest
 
-    def get(self, digest: Digest, *, limit: int = 0) -> bytes:
+    def get_or_spare(self, digest: Digest, *, limit: int = 0) -> bytes:
         self.reads[digest] = self.reads.get(digest, 0) + 1
         if digest not in self.objects:
             raise NotFoundError(f"object {digest} is not there.")

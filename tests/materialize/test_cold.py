@@ -28,7 +28,7 @@ class Counting:
         self._store = store
         self.read: list[Digest] = []
 
-    def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+    def get_or_spare(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
         self.read.append(digest)
         return self._store.get(digest, limit=limit)
 

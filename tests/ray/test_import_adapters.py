@@ -16,7 +16,8 @@ import pytest
 
 import share_registry as sr
 from share_registry.catalog.queries import lookups
-from share_registry.registry.context import Context, absolute_place
+from share_registry.registry.context import Context
+from share_registry.registry.location import absolute_place
 from share_registry.values.imports import ImportReport, ImportSource, ImportStatus
 from tests.house.tree import ROOT
 from tests.ray.orders import ORDERS, obey

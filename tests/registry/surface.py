@@ -21,6 +21,7 @@ from share_registry.outside.files import Outside
 from share_registry.store.blobs import MemoryStore
 from share_registry.store.local import LocalStore
 from share_registry.testing import stores
+from tests.keys import write_keys
 from tests.registry.strange import (
     CONFIG,
     adapter_tensors,
@@ -98,6 +99,9 @@ def write_template(root: Path) -> Path:
         space.set_alias("t0@v2", "prod", reason="better")
         space.tag("release", "@c3")
         space.refit(max_rank=4, force=True)
+    # whoever has not the extra [signing] sees how it is asked for
+    with suppress(ImportError):
+        write_keys(root, "key")
     return root
 
 
@@ -221,6 +225,8 @@ RECEIVERS: Final[Mapping[str, Callable[[World], Any]]] = MappingProxyType(
         ),
         "VerifyReport": lambda world: world.space.verify("quick"),
         "Basis": lambda world: world.space.basis(),
+        "Checkpoint": lambda world: world.space.checkpoint(expires="1d"),
+        "RoutingIndex": lambda world: world.space.routing_index(),
         "Retention": lambda world: world.space.retention(),
         "Analysis": lambda world: world.space.analyze(),
         "Similar": lambda world: world.space.similar("t0"),
@@ -249,6 +255,8 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "Materializer": sr.Materializer,
         "ShareConfig": sr_peft.ShareConfig,
         "put_bytes": stores.put_bytes,
+        "verify_export": sr.verify_export,
+        "clone": sr.clone,
     }
 )
 

@@ -25,6 +25,9 @@ WRITES: dict[str, Callable[..., object]] = {
     "rename": lambda registry, **who: registry.rename("cola", "new", **who),
     "drop": lambda registry, **who: registry.drop("cola", **who),
     "restore": lambda registry, **who: registry.restore("cola@v1", **who),
+    "export": lambda registry, **who: registry.export(
+        "cola", Path(registry.location).parent / "serve", record=True, **who
+    ),
 }
 
 

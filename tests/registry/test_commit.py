@@ -19,7 +19,7 @@ from tests.registry.conftest import DEMO
 from tests.registry.plain import files
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MOST_QUESTIONS = 31
+MOST_QUESTIONS = 33
 """What a commit of one adapter asks its catalog, each 20 microseconds.
 
 Of the heads, of the record that gave the space its policy, of what it may refer to, and of what its
@@ -375,9 +375,11 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
         assert again.space("damaged").checkout("b").ref == "damaged/b@v2"
 
 
-def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -> None:
+def test_adapter_name_picks_nothing_where_there_is_one_adapter(
+    registry: sr.Registry, adapter: Path
+) -> None:
     checked_out = registry.checkout(registry.commit(adapter).ref)
-    for source in (adapter, str(adapter), "hf://owner/repo", checked_out):
+    for source in (adapter, str(adapter), checked_out):
         with pytest.raises(
             sr.InvalidInputError, match=r"'second' is given for .* only applies to live PEFT models"
         ):

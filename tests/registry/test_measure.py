@@ -11,11 +11,14 @@ from safetensors.torch import load_file, save_file
 import share_registry as sr
 from share_registry.algebra.error import pooled_error
 from share_registry.algebra.rate_distortion import bound
+from share_registry.catalog.queries import lookups
 from share_registry.exchange.export_files import digest_in_order, digest_of_file
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.tensors import tensor_groups
+from share_registry.materialize.decoder import CACHE_BYTES, Reader
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import measure
+from share_registry.values.commits import AdapterReport
 from tests.registry.conftest import DEMO
 
 MODULES, RANK, WIDTH = 12, 8, 8192
@@ -93,3 +96,46 @@ def test_tensors_in_order_have_the_digest_of_their_file() -> None:
     assert digest_in_order(adapter.layout, tensors) == digest_of_file(
         adapter.layout, adapter.tensors
     )
+
+
+def test_an_adapter_too_large_to_be_kept_is_measured_alike(folder: Path, tmp_path: Path) -> None:
+    commits = (
+        (DEMO / "wn-pos-gloss" / "v1", "gloss", 0.025),
+        # with its previous version, and rows of earlier adapters
+        (DEMO / "wn-pos-gloss" / "v2", "gloss", 0.025),
+        (DEMO / "wn-syn-ant" / "s42", "syn", 0.05),
+        (DEMO / "wn-verb-frame" / "s42", "exact", 0.0),
+        (folder, "large", BUDGET),
+    )
+    reports: list[list[AdapterReport]] = []
+    for cache_bytes in (CACHE_BYTES, 1):
+        with sr.Registry.open(tmp_path / str(cache_bytes)) as registry:
+            registry.context._reader = Reader(registry.context.store, cache_bytes=cache_bytes)
+            reports.append(
+                [
+                    registry.commit(path, task=task, budget=budget).reports[task]
+                    for path, task, budget in commits
+                ]
+            )
+            assert registry.verify(level="deep").ok
+    kept, in_parts = reports
+    references = {module.reference for report in kept for module in report.modules}
+    assert {"none", "lossless"} < references
+    assert kept == in_parts
+
+
+def test_what_is_too_large_to_be_kept_is_not_expanded_as_a_whole(
+    registry: sr.Registry, folder: Path
+) -> None:
+    registry.commit(folder, task="large", budget=BUDGET)
+    with registry.context.catalog.begin() as session:
+        (row,) = lookups.all_versions(session)
+    layout = registry.context.reader().open(row.adapter_digest).layout
+    decoded = Reader(registry.context.store, cache_bytes=1).in_groups(row.adapter_digest)
+    assert not any(module is not None and module.a.own.any() for module in decoded.stored.modules)
+    expected = registry.checkout("large").tensors
+    groups = tensor_groups(layout, elements=100_000)
+    assert len(groups) > 2
+    for group in reversed(groups):
+        tensors = decoded.tensors(group, decoded.modules(group))
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in tensors.items())

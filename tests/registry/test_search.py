@@ -129,6 +129,22 @@ def test_a_directory_is_identified_as_committed_and_as_exported(
         registry.identify(write_adapter(root / "stranger", seed=99))
 
 
+@pytest.mark.parametrize("attached", [False, True], ids=["", "with a file"])
+def test_an_export_of_the_newest_version_is_unchanged(root: Path, attached: bool) -> None:
+    source = write_adapter(root / f"attached-{attached}", seed=9)
+    if attached:
+        (source / "notes.txt").write_text("read me")
+    with sr.Registry.open("memory://") as registry:
+        assert registry.commit(source, task="cola").report.error > 0  # type: ignore[union-attr]
+        export = registry.export("cola", root / source.name / "serve").path
+        again = registry.commit(export, task="cola")
+        assert (again.created, again.versions) == (False, {"cola": 1})
+        portable = registry.export("cola", root / source.name / "serve", profile="portable").path
+        (export / "notes.txt").write_text("changed")
+        for other in (export, portable):
+            assert registry.commit(other, task="cola").created
+
+
 def test_an_adapter_of_an_older_version_says_so(root: Path) -> None:
     with sr.Registry.open("memory://") as registry:
         for source in ("cola-1", "cola-2"):

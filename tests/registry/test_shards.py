@@ -4,17 +4,21 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import torch
+from typing_extensions import override
 
 import share_registry as sr
 from share_registry.format import adapter_object
 from share_registry.format.canonical import dump, load, sha256
 from share_registry.format.records import Note
 from share_registry.names import Digest
+from share_registry.outside.files import Outside
+from share_registry.registry.context import open_context
 from share_registry.store.blobs import MemoryStore
 from share_registry.store.protocol import Store, object_name, record_name
 from share_registry.values.checks import VerifyReport
@@ -437,3 +441,65 @@ def test_a_report_says_which_shard_it_is(shard: str, files: Files) -> None:
         report = registry.verify("quick", shard=shard)
     assert report.shard == shard
     assert str(report).startswith(f"quick, shard {shard}: ")
+
+
+@pytest.mark.parametrize(
+    ("subset", "count"),
+    {"100%": 1, "60%": 1, "50%": 2, "30%": 3, "12.5%": 8, "5%": 20, "0.01%": MAX_SHARDS}.items(),
+)
+def test_a_subset_is_no_less_than_it_says_and_its_turns_take_every_shard(
+    subset: str, count: int
+) -> None:
+    for first in (0, 7, 20_421):
+        shards = [Shard.of_turn(subset, turn) for turn in range(first, first + count)]
+        assert {shard.count for shard in shards} == {count}
+        assert {shard.number for shard in shards} == {*range(1, count + 1)}
+    assert 100 / count >= float(subset.removesuffix("%"))
+
+
+class OnDay(Outside):
+    """A computer on a certain day."""
+
+    day = 0
+
+    @override
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(0, UTC) + timedelta(days=self.day, hours=23)
+
+
+def test_so_many_days_check_what_the_whole_does(files: Files, caplog: Any) -> None:
+    caplog.set_level(logging.CRITICAL)
+    damaged = dict(files)
+    rotten(Sound(files).adapter("t03@v2"))(damaged)
+    store, outside = store_of(damaged), OnDay()
+    with sr.Registry(
+        *open_context(None, store=store, space=None, mode="r", outside=outside)
+    ) as registry:
+        whole = registry.verify("data", raise_on_damage=False)
+        days = []
+        for outside.day in range(20_421, 20_426):
+            days.append(registry.verify("data", subset="20%", raise_on_damage=False))
+            again = registry.verify("data", subset="20%", turn=outside.day, raise_on_damage=False)
+            assert again == days[-1]
+    assert sorted(str(day.shard) for day in days) == [f"{number}/5" for number in range(1, 6)]
+    check_union(whole, days)
+
+
+@pytest.mark.parametrize(
+    "subset",
+    ["5", "0%", "101%", "0.001%", "-5%", "5 %", "%", "5%%", "1e1%", "٥%", 5, 0.05, b"5%"],
+)
+def test_what_is_no_percentage_is_refused(subset: Any, files: Files) -> None:
+    with (
+        sr.Registry.open(store=store_of(files), mode="r") as registry,
+        pytest.raises(sr.InvalidInputError, match=r"^subset is .*, expected a percentage"),
+    ):
+        registry.verify("quick", subset=subset)
+
+
+def test_a_subset_is_not_also_a_shard_and_a_turn_is_of_a_subset(files: Files) -> None:
+    with sr.Registry.open(store=store_of(files), mode="r") as registry:
+        with pytest.raises(sr.InvalidInputError, match="shard 1/2 is given beside subset 5%"):
+            registry.verify("quick", subset="5%", shard="1/2")
+        with pytest.raises(sr.InvalidInputError, match="turn 3 is given without a subset"):
+            registry.verify("quick", turn=3)

@@ -57,7 +57,8 @@ def _modes(place: Path) -> dict[str, int]:
 
 def _is_written_to(name: str) -> bool:
     """Tell whether a file changes in its place: the others are replaced as a whole, or never."""
-    return "catalog.sqlite" in name and ".head-" not in name
+    is_beside = ".head-" in name or ".spare-" in name
+    return "catalog.sqlite" in name and not is_beside
 
 
 def test_everything_in_a_shared_directory_is_the_groups(shared: Path, umask: int) -> None:

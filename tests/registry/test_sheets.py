@@ -304,7 +304,15 @@ def test_a_lineage_is_a_tree() -> None:
 
 def test_results_have_a_line_as_repr_and_html() -> None:
     diff = Diff(a="s/a@v1", b="s/a@v2", tasks=())
-    export = Export(path=Path("serve/a"), ref="s/a@v1", name="a", digest=Digest("0" * 64), notes=())
+    export = Export(
+        path=Path("serve/a"),
+        ref="s/a@v1",
+        name="a",
+        digest=Digest("0" * 64),
+        notes=(),
+        profile="native",
+        tensors=Digest("0" * 64),
+    )
     resolved = ResolvedReference(
         ref="s/a@v1", space=SpaceName("s"), number=CommitNumber(2), id=COMMIT.id
     )

@@ -4,7 +4,7 @@ They are made anew at every use, in the world that they are used in.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -78,6 +78,7 @@ BUFFERS: Final[Pool] = {
     "buffers": lambda world: world.materializer.buffers(),
 }
 MOMENTS: Final = _plain(2, "c3", "release", "2099-01-01", date(2099, 1, 1), datetime.now(UTC), None)
+ACTIVATIONS: Final = {f"layers.{n}.proj": torch.arange(36.0).reshape(3, 12) + n for n in range(2)}
 # What a parameter is right to be: by door and name, by method and name, or by name alone
 RIGHT: Final[Mapping[str, Pool]] = {
     "a": REFERENCES,
@@ -86,6 +87,11 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "actor": _plain(None, "ada"),
     "adapter": ADAPTERS,
     "adapter_name": _plain(None, "default", "other"),
+    "activations": {
+        "of both modules": lambda _: ACTIVATIONS,
+        "one vector of one": lambda _: {"layers.0.proj": torch.arange(1.0, 13.0)},
+        "none in common": lambda _: {"layers.7.proj": torch.ones(12)},
+    },
     "adapters": {
         "two": lambda world: {"t1": world.adapters / "t4", world.fresh("n"): world.adapters / "t2"},
         "none": lambda _: {},
@@ -103,6 +109,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "auto_mapping": _plain(None),
     "b": REFERENCES,
     "base_labels": _plain((), ["acme/other"], "acme/one"),
+    "base_config": _plain(None),
     "base_model": _plain(None, "acme/tiny", "acme/big"),
     "base_model_name_or_path": _plain(None, "acme/tiny"),
     "base_revision": _plain(None, "a" * 40),
@@ -110,6 +117,11 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "before": {**_plain(None, 3, "c2"), "a commit": lambda world: world.space.log()[1]},
     "budget": _plain(None, 0, 0.05, 0.5),
     "budgets": _plain((0.1,), [0.05, 0.3]),
+    "checks": {
+        "None": lambda _: None,
+        "a command": lambda _: {"scan@1": ["true"]},
+        "a function": lambda _: {"scan": lambda _: None},
+    },
     "content": _plain(b"content"),
     "count": _plain(0, 5),
     "density": _plain(None, 0.5, 1.0),
@@ -127,11 +139,18 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "digests": _plain("0" * 64, ["f" * 64], []),
     "dry_run": _plain(True, False, False),
     "dtype": _plain(None, "float32", torch.bfloat16),
+    "Registry.export.dtype": _plain(None),
     "Buffers.take.dtype": _plain(torch.float32),
     "energy": _plain(None, 0.6),
     "exact": _plain(*FLAG),
+    "examples": {
+        "two": lambda _: [ACTIVATIONS, {name: x.flip(1) for name, x in ACTIVATIONS.items()}],
+        "one": lambda _: [ACTIVATIONS],
+    },
     "exclude_modules": _plain(None, ["x"], "x"),
     "exist_ok": _plain(*FLAG),
+    "format": _plain(None, "peft"),
+    "expires": _plain(None, "30d", timedelta(hours=1)),
     "expected": _plain(None, 1, 2, sr.ABSENT),
     "spaces.expected": _plain((), [SPACE]),
     "extra_directions": _plain(None, 0, 1),
@@ -143,13 +162,39 @@ RIGHT: Final[Mapping[str, Pool]] = {
     },
     "from_file": {"None": lambda _: None, "a list": lambda world: _list(world)},
     "idempotency_key": {**_plain(None), "new": lambda world: world.fresh("key"), **_plain("key1")},
+    "identity": _plain(None),
+    "issuer": _plain(None),
+    "key": {"None": lambda _: None, "a public key": lambda world: world.root / "key.pub"},
+    "inputs": _plain(),
     "inference_mode": _plain(*FLAG),
     "is_derived": _plain(*FLAG),
     "init": _plain("noise", "task:t0", "nearest"),
     "init_scale": _plain(0.01),
     "k": _plain(None, 4),
+    "RoutingIndex.route.k": _plain(1, 3, 50),
     "share.k": _plain(4),
+    "verify_export.directory": {
+        "exported": lambda world: world.space.export("t0", world.folder()).path,
+        "signed": lambda world: (
+            world.space.export("t0", world.folder(), sign=world.root / "key.pem").path
+        ),
+    },
+    "signature": {
+        "None": lambda _: None,
+        "signed": lambda world: (
+            world.space.export("t0", world.root / "signed", sign=world.root / "key.pem").signature
+        ),
+        "text": lambda world: world.space.checkpoint(sign=world.root / "key.pem").signature,
+    },
+    "file": {
+        "new": lambda world: world.root / world.fresh("head"),
+        "saved": lambda world: world.space.checkpoint().save(world.root / "head"),
+    },
+    "text": {"a checkpoint": lambda world: world.space.checkpoint().text, **_plain("", "0")},
+    "keep_days": _plain(0.0, 30, 0.5),
+    "keep_last": _plain(0, 1, 5),
     "keep_original": _plain(None, True, False),
+    "keep_tagged": _plain(*FLAG),
     "Policy.keep_original": _plain(*FLAG),
     "kind": _plain(None, "absorb", "nothing"),
     "labels": LABELS,
@@ -159,14 +204,21 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "grace_days": _plain(0.0, 7.0, 7),
     "limit": _plain(None, 1, 50),
     "head": _plain(None),
+    "heads": _plain({}),
     "iterate.limit": _plain(2, 500),
     "similar.limit": _plain(1, 5),
     "get.limit": _plain(1 << 20, 10),
+    "compare": _plain(*FLAG),
+    "create": _plain(*FLAG),
     "location": {
         "there": lambda world: world.root / "registry",
         "new": lambda world: world.folder(),
         **_plain("memory://"),
     },
+    # another machine, which is seen elsewhere
+    "upload.location": _plain("hf://ann", "hf://ann/cola@x@y", "elsewhere"),
+    "upload.expected": _plain(None, "0" * 40, "main"),
+    "max_dependents": _plain(None, 3),
     "max_rank": _plain(None, 2, 4),
     "memory_limit": _plain(None, 1 << 20),
     "message": _plain(*TEXT),
@@ -180,6 +232,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "metrics": METRICS,
     "mode": _plain("r", "w", "c"),
     "model": MODELS,
+    "modules": _plain(None, ".*", "layers.0.proj", "nothing"),
     "modules_to_save": _plain(None, []),
     "name": _plain(None, "out", "default"),
     "set_aside.name": _plain(f"objects/00/{'0' * 62}", f"spaces/{SPACE}/log/{99999:020}.json"),
@@ -197,6 +250,12 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "p": _plain(None, 2),
     "parents": _plain({"t0": 0.5, "t1": 0.5}, {"t0@v1": 1}, {"t0": -1.0, "t2": 2.0}),
     "path": PLOTS,
+    "RoutingIndex.load.path": {
+        "saved": lambda world: world.space.routing_index().save(world.folder()),
+        "no index": lambda world: world.adapters / "t1" / "adapter_model.safetensors",
+        "new": lambda world: world.folder(),
+    },
+    "RoutingIndex.save.path": PLACES,
     "peft_type": _plain(None),
     "peft_version": _plain(None),
     "phi": _plain(0, 2),
@@ -212,15 +271,20 @@ RIGHT: Final[Mapping[str, Pool]] = {
         "none": lambda _: [],
     },
     "pretrained_model_name_or_path": {"saved": lambda world: _saved(world)},
-    "profile": _plain("native", "portable"),
+    "profile": _plain(None, "native", "portable"),
+    "private": _plain(*FLAG),
     "progress": _plain(None, lambda *_: None),
+    "prune": _plain(*FLAG),
     "pseudo_rank": _plain(None, 2),
     "raise_on_damage": _plain(*FLAG),
     "reason": _plain(*TEXT),
+    "record": _plain(*FLAG),
     "ref": REFERENCES,
     "references": _plain(*FLAG),
     "refit": _plain(*FLAG),
     "refs": {**REFERENCES, **_plain(["t0", "t1"], ("t2",))},
+    "routing_index.alias": _plain(None, "prod"),
+    "routing_index.refs": {**REFERENCES, **_plain(None, ["t0", "t1"], [])},
     "registry": {
         "registry": lambda world: world.registry,
         "space": lambda world: world.space,
@@ -231,12 +295,25 @@ RIGHT: Final[Mapping[str, Pool]] = {
         **_plain(None),
     },
     "remove": _plain((), ["team"], "acc"),
+    "require": {"none": lambda _: (), "[one": lambda _: ["scan"]},
     "revision": _plain(None),
     "root": PLACES,
     "seed": _plain(None, 0, 5),
     "shard": _plain(None, "1/1", "2/3"),
+    "sign": {"None": lambda _: None, "a key": lambda world: world.root / "key.pem"},
+    "subset": _plain(None, "100%", "12.5%"),
+    "to": {
+        "new": lambda world: world.folder(),
+        "a copy": lambda world: _copy(world),
+        "a store": lambda world: world.local_store(),
+    },
+    "turn": _plain(None, 0, 7),
     "since": _plain(None, "2026-01-01", date(2020, 1, 1)),
     "source_time": MOMENTS,
+    "pull.from_": {
+        "there": lambda world: world.root / "registry",
+        "a copy": lambda world: _copy(world),
+    },
     "sources": {
         "one": lambda world: world.adapters / "t1",
         "(two": lambda world: (world.adapters / "t2", world.adapters / "t4"),
@@ -265,6 +342,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
         "a list": lambda world: [world.adapters / "t0", world.adapters / "t1"],
     },
     "target_modules": _plain(None, ["layers.0.proj"], "layers.1.proj"),
+    "target": _plain(None, "vllm"),
     "task": {**_plain(None, "t0", "t2"), "new": lambda world: world.fresh("task")},
     "task_type": _plain(None),
     "until": MOMENTS,
@@ -279,6 +357,12 @@ def _saved(world: World) -> Path:
     folder = world.folder()
     share_config(world).save_pretrained(folder)
     return folder
+
+
+def _copy(world: World) -> str:
+    folder = world.folder()
+    sr.clone(world.root / "registry", folder)
+    return str(folder)
 
 
 def _list(world: World) -> Path:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import share_registry as sr
+from tests.cli.tiny import write_adapter
+from tests.reliability.copying import ELSEWHERE
+
 
 @pytest.fixture
 def quick_path(tmp_path: Path) -> Iterator[Path]:
@@ -21,3 +25,29 @@ def quick_path(tmp_path: Path) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="share-registry-", dir=memory))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of two spaces, with versions that build upon others, attachments and aliases."""
+    top = tmp_path_factory.mktemp("template")
+    folders = [
+        write_adapter(top / f"t{number}", seed=number, near=near)
+        for number, near in enumerate((None, None, 0, 1))
+    ]
+    (folders[0] / "notes.txt").write_text("an attachment")
+    with sr.Registry.open(top / "registry") as registry:
+        registry.commit(folders[0], task="t0", message="why", keep_original=True)
+        registry.commit(folders[1], task="t1", labels={"team": "search"})
+        registry.commit(folders[2], task="t0", budget=0.2)
+        registry.commit(folders[3], task="t1", budget=0)
+        registry.set_alias("t0@v1", "prod")
+        registry.create_space(ELSEWHERE, base_model="acme/elsewhere")
+    return top
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    """A copy of the registry, file by file, for this test alone."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "registry"

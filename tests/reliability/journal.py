@@ -341,9 +341,9 @@ class Recorder(System):
         super().unlink(name, folder=folder)
         self.journal.rename(*self._place(name, folder), None)
 
-    def mkdir(self, name: str, *, folder: int | None = None) -> None:
+    def mkdir(self, name: str, *, mode: int = 0o777, folder: int | None = None) -> None:
         self._live()
-        super().mkdir(name, folder=folder)
+        super().mkdir(name, mode=mode, folder=folder)
         self.journal.create(*self._place(name, folder))
         self.hook("mkdir")
 

@@ -4,6 +4,7 @@ Half of the commits are versions of one task, a reader asks all the time, somebo
 again, and on PostgreSQL the server ends connections while they are in use.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,8 +32,9 @@ from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for_all
 from tests.reliability.scenarios import NoFlush
 
-WRITERS = 8
-COMMITS = 25
+# Writers, and commits of each
+CI_SHAPE = (8, 25)
+SHAPES = ((2, 100), (4, 50), (8, 25))
 
 T = TypeVar("T")
 
@@ -49,9 +51,14 @@ def key(writer: int, number: int) -> str:
     return f"writer-{writer}-{number}"
 
 
-def write(catalog_url: str, store: Path, sources: list[Path], writer: int) -> None:
+def write(
+    catalog_url: str, store: Path, sources: list[Path], commits: int, waits: Path, writer: int
+) -> None:
+    """Commit again and again, and note the longest time that a commit took, in seconds."""
+    longest_s = 0.0
     with until_connected(lambda: opened(catalog_url, store)) as registry:
-        for number in range(COMMITS):
+        for number in range(commits):
+            start_s = time.monotonic()
             until_connected(
                 partial(
                     registry.commit,
@@ -62,6 +69,8 @@ def write(catalog_url: str, store: Path, sources: list[Path], writer: int) -> No
                     allow_duplicate=True,
                 )
             )
+            longest_s = max(longest_s, time.monotonic() - start_s)
+    (waits / str(writer)).write_text(str(longest_s))
 
 
 def until_connected(call: Callable[[], T]) -> T:
@@ -117,28 +126,39 @@ def end_connections(catalog_url: str, _: Path, stop: Path) -> None:
     engine.dispose()
 
 
-def race(catalog_url: str, top: Path, others: Sequence[Callable[[str, Path, Path], None]]) -> None:
-    """Let the writers race beside other processes; check that every commit is there once."""
-    store, stop = top / "store", top / "stop"
+def race(
+    catalog_url: str,
+    top: Path,
+    others: Sequence[Callable[[str, Path, Path], None]],
+    shape: tuple[int, int] = CI_SHAPE,
+) -> float:
+    """Let the writers race beside other processes; check that every commit is there once.
+
+    Return the longest time that one of them took, in seconds.
+    """
+    (count, commits), store, stop, waits = shape, top / "store", top / "stop", top / "waits"
+    waits.mkdir()
     sources = [write_adapter(top / f"a{seed}", seed=seed) for seed in range(5)]
     with opened("memory://", None) as registry:
         registry.commit(sources[0], budget=0)  # what it imports, the forks have
     beside = [fork(partial(other, catalog_url, store, stop)) for other in others]
     try:
         writers = [
-            fork(partial(write, catalog_url, store, sources, writer)) for writer in range(WRITERS)
+            fork(partial(write, catalog_url, store, sources, commits, waits, writer))
+            for writer in range(count)
         ]
-        assert wait_for_all(writers) == [0] * WRITERS
+        assert wait_for_all(writers) == [0] * count
     finally:
         stop.touch()
         codes = wait_for_all(beside)
     assert codes == [0] * len(others)
     with opened(catalog_url, store, mode="w") as registry:
         made = Counter(commit.key for commit in registry.log(SPACE, kind="absorb", limit=1000))
-        assert made == Counter(key(w, n) for w in range(WRITERS) for n in range(COMMITS))
-        contended = WRITERS * (COMMITS // 2)
+        assert made == Counter(key(w, n) for w in range(count) for n in range(commits))
+        contended = count * (commits // 2)
         assert registry.resolve(f"{SPACE}/contended").version == contended
         assert registry.verify("deep").ok
+    return max(float(path.read_text()) for path in waits.iterdir())
 
 
 def test_every_commit_of_writers_that_race_is_there_once(tmp_path: Path, catalog_url: str) -> None:
@@ -149,6 +169,17 @@ def test_writers_that_lose_their_connections_lose_no_commit(
     tmp_path: Path, postgresql_url: str
 ) -> None:
     race(postgresql_url, tmp_path, [read, rebuild, end_connections])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def test_few_and_many_writers_that_race_lose_no_commit(
+    tmp_path: Path, catalog_url: str, shape: tuple[int, int]
+) -> None:
+    is_server = catalog_url.startswith("postgresql")
+    others = [read, rebuild, end_connections] if is_server else [read, rebuild]
+    longest_s = race(catalog_url, tmp_path, others, shape)
+    sys.stderr.write(f"{shape[0]} x {shape[1]} commits: the longest took {longest_s:.2f} s\n")
 
 
 def test_a_lineage_is_whole_beside_a_commit_between_its_statements(

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
 import share_registry as sr
+from share_registry.catalog import catalog
+from share_registry.catalog.overlay import lay_over
 from share_registry.catalog.tables import SCHEMA_TABLE, TABLES
 from share_registry.store.local import LocalStore
 from tests.cli.tiny import SPACE, write_adapter
@@ -43,6 +45,7 @@ def continue_with_every_kind(registry: sr.Registry, top: Path) -> None:
     registry.tag("release", "@c5")
     registry.annotate("cola@v1", labels={"team": "ads"}, metrics={"f1": 0.25})
     registry.annotate("cola@v1", labels={"team": "vision"}, remove=["f1"])
+    registry.export("cola@v1", top / "serve", record=True, reason="served")
     registry.merge({"cola": 0.5, "sst": 0.5}, task="both")
     registry.rename("sst", "renamed")
     registry.drop("renamed")
@@ -173,6 +176,30 @@ def test_what_a_server_has_prepared_is_answered_with_the_records_that_it_lacks(
 
 def continue_with_one_more(registry: sr.Registry, number: int) -> None:
     registry.set_alias("cola@v1", f"newer-{number}")
+
+
+def test_a_question_lays_records_over_a_servers_tables_once(
+    tmp_path: Path,
+    postgresql_url: str,
+    new_catalog_url: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    with opened(postgresql_url, store, "c") as registry:
+        registry.commit(write_adapter(tmp_path / "cola", seed=1), budget=0.05)
+    with opened(new_catalog_url("sqlite"), store, "c") as registry:
+        continue_with_one(registry, tmp_path)
+    laid: list[Connection] = []
+
+    def count_and_lay_over(connection: Connection) -> None:
+        laid.append(connection)
+        lay_over(connection)
+
+    monkeypatch.setattr(catalog, "lay_over", count_and_lay_over)
+    with opened(postgresql_url, store, "r") as reader:
+        for questions in range(1, 4):
+            assert len(reader.log(SPACE)) == 3
+            assert len(laid) == questions
 
 
 @pytest.fixture

@@ -8,19 +8,22 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
+from typing_extensions import override
 
 import share_registry as sr
 from share_registry.format.canonical import sha256
+from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
 from share_registry.registry.context import open_context
 from share_registry.registry.sync import replay_in_memory
+from share_registry.store.local import LocalStore
 from tests.catalog.test_sharing import is_locked
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for
@@ -63,6 +66,35 @@ def answers(registry: sr.Registry) -> list[str]:
     assert registry.checkout(f"cola@v{len(keys)}").state_dict()
     assert time.monotonic() - begin < PROMPT_S
     return keys
+
+
+def kill_in_commit(catalog: Path) -> None:
+    """Kill a writer with half of its transaction in the file."""
+
+    def write_half() -> None:
+        connection = sqlite3.connect(catalog, isolation_level=None)
+        connection.execute("PRAGMA cache_size=1")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE sr_commits SET message = hex(zeroblob(1000000))")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert wait_for(fork(write_half)) == -signal.SIGKILL
+
+
+class Interrupted(LocalStore):
+    """A store behind whose next look for new records something happens."""
+
+    then: Callable[[], object] | None = None
+
+    @override
+    def first_record(
+        self, space: SpaceName, numbers: Sequence[CommitNumber]
+    ) -> CommitNumber | None:
+        number = super().first_record(space, numbers)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return number
 
 
 @pytest.mark.parametrize("point", STOPS)
@@ -138,18 +170,11 @@ def test_readers_answer_where_a_writer_was_killed_in_its_commit(tmp_path: Path) 
     store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
     url = f"sqlite:///{tmp_path}/catalog.sqlite"
 
-    def write_half() -> None:
-        connection = sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None)
-        connection.execute("PRAGMA cache_size=1")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE sr_commits SET message = hex(zeroblob(1000000))")
-        os.kill(os.getpid(), signal.SIGKILL)
-
     with opened(url, store, "c") as registry:
         registry.commit(adapter, budget=0, idempotency_key="one")
     with opened(url, store, "r") as old_reader:
         assert answers(old_reader) == ["one"]
-        assert wait_for(fork(write_half)) == -signal.SIGKILL
+        kill_in_commit(tmp_path / "catalog.sqlite")
         before = (tmp_path / "catalog.sqlite").read_bytes()
         assert answers(old_reader) == ["one"]
         with opened(url, store, "r") as reader:
@@ -159,6 +184,37 @@ def test_readers_answer_where_a_writer_was_killed_in_its_commit(tmp_path: Path) 
             assert answers(writer) == ["one"]
         assert answers(old_reader) == ["one"]
         assert old_reader.context.catalog is old_reader.context.kept
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_readers_answer_where_a_writer_ends_between_their_look_and_their_question(
+    tmp_path: Path, end: str
+) -> None:
+    """They have compared the catalog with the store, and cannot read it a moment later."""
+    place, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
+    catalog = tmp_path / "catalog.sqlite"
+    with opened(f"sqlite:///{catalog}", place, "c") as registry:
+        registry.commit(adapter, budget=0, idempotency_key="one")
+    store = Interrupted(place, Outside(), read_only=True)
+    with (
+        sr.Registry.open(f"sqlite:///{catalog}", store=store, mode="r") as reader,
+        ExitStack() as stack,
+    ):
+        assert answers(reader) == ["one"]
+
+        def hold(stop: Callable[[], None]) -> None:
+            connection = sqlite3.connect(catalog, isolation_level=None)
+            connection.execute("BEGIN EXCLUSIVE")
+            stop()
+            connection.close()
+
+        store.then = (
+            (lambda: kill_in_commit(catalog))
+            if end == "killed"
+            else (lambda: stack.enter_context(stopped(hold)))
+        )
+        assert answers(reader) == ["one"]
+        assert store.then is None
 
 
 def test_what_removes_objects_locks_the_catalog_that_is_kept(tmp_path: Path) -> None:

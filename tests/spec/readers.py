@@ -132,20 +132,26 @@ def unpack(path: Path, directory: Path) -> Path:
 
 
 def export_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the files of every version of a store by its reference.
+    """Yield the files of every version of a store that was not removed, by its reference.
 
     Dropped and renamed tasks are included. Raises NewerError behind the last where a log goes on
     in another format.
     """
     store = reference.Store(root)
-    states = {space: store.log(space) for space in store.spaces()}
-    for space, state in states.items():
-        for name, task in sorted(state.tasks.items()):
+    for ref, version in versions_by_reference(store):
+        if "removed" not in version:
+            yield ref, reference.export(store, version)
+    for space in store.spaces():
+        if (newer := store.log(space).newer) is not None:
+            raise newer
+
+
+def versions_by_reference(store: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every version that the reference reader knows of, under each name of its task."""
+    for space in store.spaces():
+        for name, task in sorted(store.log(space).tasks.items()):
             for number, version in enumerate(task.versions, 1):
-                yield f"{space}/{name}@v{number}", reference.export(store, version)
-    for state in states.values():
-        if state.newer is not None:
-            raise state.newer
+                yield f"{space}/{name}@v{number}", version
 
 
 def export_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[str, bytes]:

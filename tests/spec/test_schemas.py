@@ -16,7 +16,10 @@ SPEC = ROOT / "spec"
 TABLE = re.compile(r"^### `([\w*#-]+)`\n\n\|.*\n\|.*\n((?:\|.*\n)+)", re.MULTILINE)
 ROW = re.compile(r"^\| `(\w+)` \|[^|]*\| 1 \| (yes|no) \|", re.MULTILINE)
 COMMON = "record-*"
-SHARED = {"record-policy#PolicyBody": "record-create#PolicyBody"} | {
+SHARED = {
+    "record-policy#PolicyBody": "record-create#PolicyBody",
+    "record-expire#TaskVersionRef": "record-absorb#TaskVersionRef",
+} | {
     f"record-{kind}#{part}": f"record-absorb#{part}"
     for kind in ("refit", "merge")
     for part in ("AbsorbedTask", "TaskVersionRef")

@@ -99,6 +99,36 @@ def test_both_readers_give_the_same_files_of_every_version(path: Path, tmp_path:
     assert count >= report.versions > 0
 
 
+@pytest.mark.parametrize("name", ["removals", "transitions-of-removals"])
+def test_both_readers_refuse_a_removed_version_and_say_which_record_removed_it(
+    name: str, tmp_path: Path
+) -> None:
+    """Spec REC-22."""
+    root = readers.unpack(VECTORS / "good" / name, tmp_path / "store")
+    store = reference.Store(root)
+    versions = {
+        ref: version
+        for ref, version in readers.versions_by_reference(store)
+        if "removed" in version
+    }
+    assert versions
+    with sr.Registry.open(root, mode="r") as registry:
+        for ref, version in versions.items():
+            said = f"c{version['removed']}"
+            with pytest.raises(reference.RemovedError, match=f"^REC-22: .* removed by {said}$"):
+                reference.export(store, version)
+            with pytest.raises(sr.NotFoundError, match=rf"{said} (expired|purged) it"):
+                registry.export(ref, tmp_path / "out")
+
+
+def test_what_is_read_in_place_of_objects_is_all_that_is_left_of_them(tmp_path: Path) -> None:
+    """Spec REC-23 and MNT-01: the good store lacks what is not needed, and has no more."""
+    root = readers.unpack(VECTORS / "good" / "removals", tmp_path / "store")
+    with sr.Registry.open(root) as registry:
+        assert registry.gc(grace_days=0, dry_run=True).garbage == ()
+        assert registry.verify("deep").findings == ()
+
+
 @pytest.mark.parametrize("path", BAD_STORES, ids=_names)
 def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
     root = readers.unpack(path, tmp_path / "store")

@@ -79,8 +79,8 @@ def repeat(writer: RecordWriter, versions: Mapping[int, tuple[int, int]], *, met
             )
 
 
-def forget(writer: RecordWriter, record: Record) -> None:
-    """Make unknown what the note of a record said that is not in the store (spec NOT-06).
+def forget(writer: RecordWriter, record: Record, reason: str) -> None:
+    """Make unknown what the note of a record said that is not there any more (spec NOT-06).
 
     What was said before must not be taken for it.
     """
@@ -94,7 +94,7 @@ def forget(writer: RecordWriter, record: Record) -> None:
         versions = [VersionRow.number == writer.number]
     else:
         return
-    remark = f"{said} are not known from c{writer.number} on: its note is not in the store."
+    remark = f"{said} are not known from c{writer.number} on: {reason}."
     here = VersionRow.space == writer.space
     rows = select(VersionRow.task, VersionRow.version, VersionRow.remarks).where(here, *versions)
     for number, version, remarks in writer.session.execute(rows).all():
@@ -103,15 +103,3 @@ def forget(writer: RecordWriter, record: Record) -> None:
             .where(here, VersionRow.task == number, VersionRow.version == version)
             .values(remarks=(*remarks, remark))
         )
-
-
-def phrase(note: TaskNote) -> str:
-    """Return which labels and metrics a note changes; the values stand in the rows."""
-    groups = {
-        "labels": {entry.name for entry in note.labels},
-        "metrics": {entry.name for entry in note.metrics},
-        "removed": set(note.removed),
-    }
-    return clean(
-        "; ".join(f"{word} {', '.join(sorted(names))}" for word, names in groups.items() if names)
-    )

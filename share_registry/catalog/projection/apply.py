@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.projection import annotations, versions
+from share_registry.catalog.projection import annotations, phrases, removed, versions
 from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.queries.lookups import SPACE, is_alias, tag_target
 from share_registry.catalog.sql import clean, pieces
@@ -39,21 +39,24 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import IntegrityError, ensure
 from share_registry.format.layout import Layout
+from share_registry.format.named_objects import (
+    Replaced,
+    objects_of_note,
+    objects_of_record,
+    replacements,
+)
 from share_registry.format.records import (
     AliasRecord,
+    AnnotateRecord,
     DropRecord,
-    MergeRecord,
+    ExportRecord,
     Note,
     PolicyBody,
     Record,
-    RefitRecord,
     RenameRecord,
     TagRecord,
-    objects_of_note,
-    objects_of_record,
 )
 from share_registry.names import Digest
-from share_registry.values.sheet import count
 
 
 def _advance_statement() -> Update:
@@ -77,8 +80,9 @@ def _advance_statement() -> Update:
 
 # Move the head to a record that follows it; built once
 _ADVANCE: Final = _advance_statement()
-# What is said of a commit whose note is named and not there (spec NOT-06)
+# What is said of a commit whose note is named and not there, or was taken away (spec NOT-06)
 _GONE: Final = "its note is not in the store"
+_PURGED: Final = "its note was purged"
 _PRESENT: Final = select(ObjectRow.digest, ObjectRow.role).where(
     ObjectRow.space == SPACE,
     ObjectRow.digest.in_(bindparam("digests", expanding=True, type_=TEXT)),
@@ -92,6 +96,7 @@ def apply(
     id: Digest,  # noqa: A002 - the word of the format
     note: Note | None,
     layouts: Mapping[Digest, Layout],
+    replaced: Replaced = (),
 ) -> bool:
     """Apply one record; tell whether it was new.
 
@@ -102,17 +107,22 @@ def apply(
         note: Its note; None where it has none or the note was removed.
         layouts: The layouts its tasks name, by digest; module shapes of one that is missing stay
             unknown.
+        replaced: What later records replace.
 
     Raises:
         IntegrityError: it does not follow: its number, parent, time, key, names or versions.
     """
-    writer = RecordWriter(session=session, space=record.space, number=record.number)
+    writer = RecordWriter(
+        session=session, space=record.space, number=record.number, replaced=replaced
+    )
     if not _advance(writer, record, id):
         return False
-    # it was removed, or lost
+    note_digest = writer.read_for(record.note)
+    # it was purged, removed, or lost
+    gone = _GONE if note_digest is not None else _PURGED
     is_gone = record.note is not None and note is None
     note = note or Note()
-    detail = _detail(record, note)
+    detail = phrases.detail(record, note)
     writer.add(
         CommitRow,
         [
@@ -123,19 +133,27 @@ def apply(
                 "kind": record.kind,
                 "time": record.time,
                 "key": record.key,
-                "note": record.note,
+                "note": note_digest,
                 "author": clean(note.author) if note.author else None,
                 "message": clean(note.message or ""),
-                "detail": "; ".join(filter(None, [detail, _GONE])) if is_gone else detail,
-                "basis": record.basis if record.kind in ("absorb", "refit") else None,
+                "detail": "; ".join(filter(None, [detail, gone])) if is_gone else detail,
+                "basis": writer.read_for(record.basis)
+                if record.kind in ("absorb", "refit")
+                else None,
             }
         ],
     )
     _change(writer, record, note, layouts)
     if is_gone:
-        annotations.forget(writer, record)
+        annotations.forget(writer, record, gone)
     _register_objects(writer, record, note)
     return True
+
+
+def is_stale(session: Session, record: Record) -> bool:
+    """Tell whether the catalog names what a record replaces: then the space is filled again."""
+    writer = RecordWriter(session=session, space=record.space, number=record.number)
+    return removed.names_any(writer, replacements(record))
 
 
 def wipe(session: Session, space: str | None = None) -> None:
@@ -223,59 +241,6 @@ def _policy(policy: PolicyBody) -> dict[str, object]:
     return policy.model_dump() | {"budget": float(policy.budget)}
 
 
-def _detail(record: Record, note: Note) -> str:
-    match record.kind:
-        case "create":
-            return f"base model {clean(record.base_model.label)}"
-        case "absorb":
-            return "with a basis of their own" if record.basis else ""
-        case "refit":
-            return _refit_phrase(record)
-        case "merge":
-            return _merge_phrase(record)
-        case "restore":
-            return f"{record.task}@v{record.version} repeats v{record.of}"
-        case "drop":
-            return f"dropped {record.task}"
-        case "rename":
-            return f"{record.task} is now called {record.name}"
-        case "policy":
-            return _policy_phrase(record.policy)
-        case "alias":
-            place = f"v{record.version}" if record.version else "removed"
-            return f"{record.task}@{record.alias} is {place}"
-        case "tag":
-            return f"{record.tag} names c{record.commit}"
-        case "annotate":
-            return annotations.phrase(note.of(record.task))
-        case _:
-            return ""
-
-
-def _policy_phrase(policy: PolicyBody) -> str:
-    originals = f"originals {'kept' if policy.keep_original else 'not kept'}"
-    cut = f", pseudo-rank {policy.pseudo_rank}" if policy.pseudo_rank else ""
-    if policy.k:
-        return f"coefficients over {policy.k} directions, phi {policy.phi}{cut}, {originals}"
-    switches = {True: "on", False: "off"}
-    return (
-        f"budget {policy.budget}, {originals}, references {switches[policy.references]}, "
-        f"refits {switches[policy.refit]}{cut}"
-    )
-
-
-def _merge_phrase(record: MergeRecord) -> str:
-    parents = zip(record.weights, record.tasks[0].derived_from, strict=False)
-    terms = " + ".join(f"{weight} {parent.task}@v{parent.version}" for weight, parent in parents)
-    return f"{record.tasks[0].task}@v{record.tasks[0].version} = {terms}, {record.method}"
-
-
-def _refit_phrase(record: RefitRecord) -> str:
-    if not record.tasks:
-        return f"basis {record.basis[:8]}, for later commits"
-    return f"basis {record.basis[:8]}, {count(len(record.tasks), 'task')} re-expressed"
-
-
 def _change(
     writer: RecordWriter, record: Record, note: Note, layouts: Mapping[Digest, Layout]
 ) -> None:
@@ -299,11 +264,20 @@ def _change(
             _move_alias(writer, record)
         case "tag":
             _tag(writer, record)
-        case "annotate":
-            task = writer.task(record.task)
-            writer.check_version(task, record.version)
-            annotations.change(writer, task.task, record.version, note.of(record.task))
-            writer.touch({task.task: record.version})
+        case "annotate" | "export":
+            _speak(writer, record, note)
+        case "expire" | "purge":
+            removed.remove(writer, record)
+
+
+def _speak(writer: RecordWriter, record: AnnotateRecord | ExportRecord, note: Note) -> None:
+    task = writer.task(record.task)
+    if isinstance(record, AnnotateRecord):
+        writer.check_kept(task, record.version)
+        annotations.change(writer, task.task, record.version, note.of(record.task))
+    else:
+        writer.check_version(task, record.version)
+    writer.touch({task.task: record.version})
 
 
 def _drop(writer: RecordWriter, record: DropRecord) -> None:
@@ -351,7 +325,7 @@ def _move_alias(writer: RecordWriter, record: AliasRecord) -> None:
             ),
         )
     else:
-        writer.check_version(task, record.version)
+        writer.check_kept(task, record.version)
         values = {"task": task.task, "name": record.alias, "version": record.version}
         writer.add(AliasRow, [values | {"since": writer.number}])
     writer.touch({task.task: record.version})
@@ -374,7 +348,9 @@ def _tag(writer: RecordWriter, record: TagRecord) -> None:
 
 
 def _register_objects(writer: RecordWriter, record: Record, note: Note) -> None:
-    named = sorted({*objects_of_record(record), *objects_of_note(note)})
+    read = [(writer.read_for(digest), role) for digest, role in objects_of_record(record)]
+    objects = {(digest, role) for digest, role in read if digest is not None}
+    named = sorted(objects | {*objects_of_note(note)})
     present = {
         (row.digest, row.role)
         for piece in pieces(sorted({digest for digest, _ in named}))

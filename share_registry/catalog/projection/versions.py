@@ -114,7 +114,7 @@ def absorb(
 def restore(writer: RecordWriter, record: RestoreRecord, note: Note) -> None:
     """Repeat an earlier version as the newest one, with the labels and metrics it has now."""
     task = writer.task(record.task)
-    writer.check_version(task, record.of)
+    writer.check_kept(task, record.of)
     _check_next(writer, record.task, record.version, task)
     repeated = writer.session.execute(
         select(VersionRow.table).where(
@@ -267,7 +267,7 @@ def _version_row(
         "version": entry.version,
         "number": writer.number,
         "name": entry.task,
-        "adapter_digest": entry.adapter,
+        "adapter_digest": writer.read_for(entry.adapter),
         "layout_digest": entry.layout,
         "tensors_digest": entry.tensors,
         "source_digest": entry.source,
@@ -279,12 +279,13 @@ def _version_row(
         "raw_bytes": entry.raw_bytes,
         "added_bytes": entry.added_bytes,
         "config_digest": note.config if note else None,
-        "note_digest": note_digest,
+        "note_digest": writer.read_for(note_digest),
         "note_task": entry.task,
         "source_kind": source.kind if source else None,
         "source_location": clean(source.location) if source else None,
         "source_revision": clean(source.revision) if source and source.revision else None,
-        "remarks": tuple(note.remarks) if note else (),
+        "remarks": tuple(map(clean, note.notes)) if note else (),
+        "removed": None,
         **inherited,
     }
 

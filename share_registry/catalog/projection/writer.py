@@ -30,6 +30,8 @@ from share_registry.catalog.tables import (
     VersionRow,
 )
 from share_registry.errors import IntegrityError, ensure
+from share_registry.format.named_objects import Replaced, read_for
+from share_registry.names import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,12 @@ class KnownTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordWriter:
-    """The application of record `number` of a space."""
+    """The application of record `number` of a space, and what later ones replace."""
 
     session: Session
     space: str
     number: int
+    replaced: Replaced = ()
 
     @property
     def subject(self) -> str:
@@ -121,6 +124,22 @@ class RecordWriter:
         )
         return task
 
+    def read_for(self, digest: Digest | None) -> Digest | None:
+        """Return the object that is read in place of one; None where nothing is."""
+        return read_for(digest, self.number, self.replaced)
+
+    def check_kept(self, task: KnownTask, version: int) -> None:
+        """Check that a version of a task exists and was not removed. Raises IntegrityError."""
+        self.check_version(task, version)
+        asked = {"space": self.space, "task": task.task, "version": version}
+        removed = self.session.scalar(_REMOVED, asked)
+        ensure(
+            removed is None,
+            IntegrityError(
+                f"{self.subject} speaks of {task.name}@v{version}, which c{removed} removed."
+            ),
+        )
+
     def check_version(self, task: KnownTask, version: int) -> None:
         """Check that a version of a task exists. Raises IntegrityError."""
         ensure(
@@ -160,6 +179,11 @@ def _select_tasks() -> Select[str, int, str, bool, int]:
 
 # Built once: putting it together takes longer than running it
 _TASKS: Final = _select_tasks()
+_REMOVED: Final = select(VersionRow.removed).where(
+    VersionRow.space == bindparam("space", type_=TEXT),
+    VersionRow.task == bindparam("task", type_=BigInteger),
+    VersionRow.version == bindparam("version", type_=BigInteger),
+)
 _COUNT: Final = (
     update(SpaceRow.table)
     .where(SpaceRow.name == bindparam("this", type_=TEXT))

@@ -39,6 +39,8 @@ OF_NOTES: Final = frozenset(
 )
 # Likewise of layouts
 OF_LAYOUTS: Final = frozenset({ModuleRow.table.name})
+# The commit whose layout said it first
+SINCE_OF_LAYOUTS: Final = frozenset({f"{ModuleRow.table.name}.since"})
 
 
 def rows_of_space(

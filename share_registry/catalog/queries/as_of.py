@@ -79,6 +79,18 @@ def last_by(
     )
 
 
+def last_commit_by(
+    session: Session, space: SpaceName, time: str, *, strictly: bool
+) -> CommitNumber:
+    """Return the last commit of a space made by a time, or before it; 0 where there is none."""
+    return CommitNumber(session.scalar(select(last_by(space, time, strictly=strictly))) or 0)
+
+
+def is_time(at: At) -> bool:
+    """Tell whether a moment is a date or time, not a state. Raises InvalidInputError."""
+    return parse_reference(f"@{_text(at).removeprefix('@')}").selector is Selector.TIME
+
+
 def first_from(space: ColumnElement[str] | str, time: str) -> ColumnElement[int]:
     """Return the number of the first commit of a space made at a time or after it, or NULL."""
     return (

@@ -135,4 +135,5 @@ def _node(row: Row[Any], via: str, depth: int) -> LineageNode:
         bound=row.bound,
         via=via,
         depth=depth,
+        removed=row.removed,
     )

@@ -52,6 +52,9 @@ KINDS: Final = (
     "alias",
     "tag",
     "annotate",
+    "export",
+    "expire",
+    "purge",
 )
 _COMMIT: Final = select(*COLUMNS).where(
     CommitRow.space == lookups.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)

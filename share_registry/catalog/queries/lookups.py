@@ -300,6 +300,7 @@ def closest_versions(
         & (nearer.c.task == VersionRow.task)
         & (nearer.c.source_digest == VersionRow.source_digest)
         & (nearer.c.error < VersionRow.error)
+        & nearer.c.removed.is_(None)
     )
     query = (
         select(TaskNameRow.name, nearer.c.version)
@@ -408,6 +409,17 @@ def candidate_adapters(
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
 
 
+def latest_adapters_alone(
+    session: Session, space: str, task: str, count: int, *, at: int | None = None
+) -> set[Digest]:
+    """Return the last few adapters that came to a task, without those that others have too.
+
+    Distinct ones, in the order in which they first came; now, or after a commit.
+    """
+    asked = {"space": space, "task": task, "count": count, "at": EVER if at is None else at}
+    return set(map(Digest, session.scalars(_latest_of_task(), asked)))
+
+
 def named_objects(session: Session, digests: Collection[Digest]) -> set[Digest]:
     """Return those of some objects that a record or a note names."""
     return {
@@ -418,8 +430,15 @@ def named_objects(session: Session, digests: Collection[Digest]) -> set[Digest]:
 
 
 def object_digests(session: Session) -> set[Digest]:
-    """Return every object that a record or a note names."""
-    return set(map(Digest, session.scalars(select(ObjectRow.digest).distinct())))
+    """Return every object that a record or a note names, but for files of removed versions.
+
+    Where any version was removed, that leaves out the files of all but their configs: which of them
+    are named by others too, the notes alone say.
+    """
+    query = select(ObjectRow.digest).distinct()
+    if session.scalar(select(VersionRow.removed).where(VersionRow.removed.is_not(None)).limit(1)):
+        query = query.where(ObjectRow.role.not_in(("attachment", "original")))
+    return set(map(Digest, session.scalars(query)))
 
 
 def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int]]:
@@ -501,9 +520,11 @@ def config_digests(session: Session, space: str) -> list[Digest]:
     return [Digest(config) for config in session.scalars(query) if config is not None]
 
 
-def all_versions(session: Session) -> list[TaskVersion]:
-    """Return every version of every task of every space."""
+def all_versions(session: Session, space: str | None = None) -> list[TaskVersion]:
+    """Return every version of every task of a space, or of all."""
     query = _versions().order_by(VersionRow.space, VersionRow.task, VersionRow.version)
+    if space is not None:
+        query = query.where(VersionRow.space == space)
     return [_task_version(row) for row in session.execute(query)]
 
 
@@ -545,16 +566,38 @@ def _head_of(row: Row[str, int, str, str]) -> Head:
 def _absorbed() -> tuple[Select[str], Select[str]]:
     earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
     same = _OTHERS.c.adapter_digest == VersionRow.adapter_digest
-    repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, same, earlier)
+    repeats = select(_OTHERS.c.task).where(
+        _OTHERS.c.space == VersionRow.space, same, earlier, _OTHERS.c.removed.is_(None)
+    )
     absorbed = (
         select(VersionRow.adapter_digest)
         .where(VersionRow.space == SPACE, VersionRow.number <= AT, ~repeats.exists())
+        .where(VersionRow.removed.is_(None))
         .limit(bindparam("count", type_=BigInteger))
     )
     return (
         absorbed.order_by(VersionRow.number, VersionRow.task),
         absorbed.order_by(VersionRow.number.desc(), VersionRow.task.desc()),
     )
+
+
+@cache
+def _latest_of_task() -> Select[str]:
+    of_task = (VersionRow.space == SPACE, VersionRow.task == task_of(SPACE, TASK))
+    came = (
+        select(VersionRow.adapter_digest)
+        .where(*of_task, VersionRow.number <= AT)
+        .group_by(VersionRow.adapter_digest)
+        .order_by(func.min(VersionRow.version).desc())
+        .limit(bindparam("count", type_=BigInteger))
+        .subquery()
+    )
+    elsewhere = select(_OTHERS.c.task).where(
+        _OTHERS.c.space == SPACE,
+        _OTHERS.c.adapter_digest == came.c.adapter_digest,
+        _OTHERS.c.task != task_of(SPACE, TASK),
+    )
+    return select(came.c.adapter_digest).where(~elsewhere.exists())
 
 
 @cache

@@ -550,10 +550,14 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
         return
     dropped = session.scalar(_DROPPED, place)
     if dropped is not None:
-        newest = f"{space}/{task.name}@v{_newest(session, space, task, dropped)}"
+        newest = lookups.latest_version(session, space, task.name, at=dropped)
+        is_removed = newest is None or newest.removed is not None
+        ref = "" if newest is None else newest.ref
         raise NotFoundError(
             f"task {space}/{task.name} was dropped in c{dropped}.",
-            hint=f"Its versions stay: {newest}; restore({newest!r}) brings it back.",
+            hint="Its newest version was removed too: commit it again."
+            if is_removed
+            else f"Its versions stay: {ref}; restore({ref!r}) brings it back.",
         )
 
 

@@ -402,6 +402,7 @@ def _tasks(
             time=datetime.fromisoformat(row.time),
             error=row.error,
             bound=row.bound,
+            removed=row.removed,
             budget=row.budget,
             raw_bytes=row.raw_bytes,
             bytes_added=row.added_bytes,

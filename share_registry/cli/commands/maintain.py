@@ -10,6 +10,7 @@ from share_registry.cli.verb import (
     author_option,
     budget_of,
     free_verb,
+    reason_option,
     session,
     verb,
     with_common_options,
@@ -60,11 +61,23 @@ _policy_options: Final = with_options(
         metavar="PHI",
         help="Directions that training adds beside the basis.",
     ),
+    click.option(
+        "--max-dependents",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="How many versions at most need the object of another one; 0: any number.",
+    ),
+    click.option(
+        "--require",
+        multiple=True,
+        metavar="NAME",
+        help="A check that every adapter must pass (see commit --check); repeatable; '': none.",
+    ),
 )
 # Stands for every space behind --accept-loss
 _EVERYWHERE: Final = "everywhere"
 # Members of a policy that 0 switches off
-_OFF: Final = frozenset({"pseudo_rank", "k"})
+_OFF: Final = frozenset({"pseudo_rank", "k", "max_dependents"})
 
 
 @verb("c")
@@ -197,14 +210,82 @@ def gc(*, grace_days: float, dry_run: bool) -> None:
 
 
 @free_verb
+@click.argument("refs", metavar="[REF]...", nargs=-1)
 @click.option(
-    "--from", "from_", metavar="DIRECTORY", required=True, help="The store of the copy; only read."
+    "--keep-last",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep the N newest versions of each task.",
+)
+@click.option(
+    "--keep-days",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Keep what was committed within so many days.",
+)
+@click.option(
+    "--keep-tagged/--no-keep-tagged",
+    default=True,
+    help="Keep what was the newest version of its task at a tag. [default: yes]",
+)
+@click.option("--dry-run/--no-dry-run", default=True, help="Only say what would go. [default: yes]")
+@reason_option
+@author_option
+def expire(*, refs: tuple[str, ...], dry_run: bool, **options: Any) -> None:
+    """Remove versions that are not needed any more; by itself only say which.
+
+    REF is a task, all of whose versions are looked at, or a version; without any, every task is
+    looked at. The newest version of a task, versions with an alias or a tag, and those that others
+    are built upon stay. `share-registry gc` then frees the space.
+
+    \b
+    share-registry expire --keep-last 5 --keep-days 30
+    share-registry expire cola --no-dry-run --reason "checkpoints of last week"
+    """
+    asked, mode = session(), "r" if dry_run else "w"
+    with watching("expiring", asked) as progress, asked.open(mode) as registry:
+        report = registry.expire(refs, dry_run=dry_run, progress=progress, **options)
+    emit(report, asked)
+
+
+@free_verb
+@click.argument("task")
+@click.option("--dry-run/--no-dry-run", default=True, help="Only say what would go. [default: yes]")
+@reason_option
+@author_option
+def purge(*, task: str, dry_run: bool, **options: Any) -> None:
+    """Remove all that was kept of TASK, for good; by itself only say what.
+
+    Versions of other tasks that were built upon it are stored anew, bit for bit. Names, digests and
+    sizes stay in the records.
+
+    \b
+    share-registry purge cola
+    share-registry purge cola --no-dry-run --reason "request 1234"
+    """
+    asked, mode = session(), "r" if dry_run else "w"
+    with watching("purging", asked) as progress, asked.open(mode) as registry:
+        report = registry.purge(task, dry_run=dry_run, progress=progress, **options)
+    emit(report, asked)
+
+
+@free_verb
+@click.option(
+    "--from",
+    "from_",
+    metavar="DIRECTORY",
+    help="The store of the copy; only read.  [default: what the store has twice]",
 )
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be brought back.")
-def repair(*, from_: str, dry_run: bool) -> None:
+def repair(*, from_: str | None, dry_run: bool) -> None:
     """Bring back from a copy what is damaged or missing; exit code 5 where something is left.
 
     \b
+    share-registry repair
     share-registry repair --from /backup/registry --dry-run
     """
     asked, mode = session(), "r" if dry_run else "w"
@@ -263,7 +344,9 @@ for _function in (upgrade, current, check):
 
 
 def _changed(policy: Policy, options: dict[str, Any]) -> Policy:
-    members = {name: value for name, value in options.items() if value is not None}
+    members = {name: value for name, value in options.items() if value not in (None, ())}
+    if "require" in members:
+        members["require"] = tuple(filter(None, members["require"]))
     return replace(policy, **members | {name: None for name in _OFF if members.get(name) == 0})
 
 

@@ -10,6 +10,7 @@ from share_registry.cli.output import Printed, say_unless_new
 from share_registry.cli.verb import (
     author_option,
     budget_of,
+    check_option,
     commit_of,
     dry_run_option,
     expected_option,
@@ -157,6 +158,7 @@ def _weights(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dic
 )
 @message_option
 @author_option
+@check_option
 @label_option
 @metric_option
 @expected_option

@@ -11,9 +11,11 @@ from share_registry.cli.verb import (
     Session,
     author_option,
     budget_of,
+    check_option,
     dry_run_option,
     expected_of,
     expected_option,
+    format_option,
     key_option,
     label_option,
     message_option,
@@ -47,6 +49,7 @@ _adapter_options: Final = with_options(
     ),
     message_option,
     author_option,
+    check_option,
     label_option,
     metric_option,
     click.option(
@@ -60,6 +63,7 @@ _adapter_options: Final = with_options(
         default=None,
         help="Also keep the files as they are. [the space's policy]",
     ),
+    format_option,
 )
 # Those that `commit` and `commit-many` have besides
 _commit_options: Final = with_options(
@@ -80,7 +84,7 @@ _ALREADY: Final = "already committed as {}; --allow-duplicate makes a new versio
 def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
     if adapter.startswith("hf://") or Outside().exists(Path(adapter)):
         return adapter
-    from share_registry.exchange.peft_directory import not_there
+    from share_registry.exchange.adapter_files import not_there
 
     raise not_there(adapter)
 
@@ -100,6 +104,7 @@ def _check_first(asked: Session, options: Mapping[str, Any]) -> None:
         list(several.items()) if several else [(options["task"], options["adapter"])],
         asked.space or Outside().environment("SHARE_REGISTRY_SPACE"),
         adapter_name=options.get("adapter_name"),
+        format=options["format"],
         outside=Outside(),
     )
 
@@ -115,8 +120,9 @@ def _check_first(asked: Session, options: Mapping[str, Any]) -> None:
 def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
     """Commit ADAPTER as the next version of a task.
 
-    ADAPTER is a PEFT directory or hf://owner/repo[@revision]. Labels git.sha, ci.run, mlflow.run_id
-    and wandb.run are added where the environment has them.
+    ADAPTER is a PEFT directory, a directory or file of another program, or
+    hf://owner/repo[@revision]. Labels git.sha, ci.run, mlflow.run_id and wandb.run are added where
+    the environment has them.
 
     \b
     share-registry commit adapters/cola
@@ -150,6 +156,7 @@ def _check_import(asked: Session, options: Mapping[str, Any]) -> None:
         options["sources"],
         options["from_file"],
         asked.space or Outside().environment("SHARE_REGISTRY_SPACE"),
+        format=options["format"],
         outside=Outside(),
     )
 
@@ -181,10 +188,10 @@ def _check_import(asked: Session, options: Mapping[str, Any]) -> None:
 def import_(registry: "Registry", /, sources: tuple[str, ...], **options: Any) -> None:
     """Commit every adapter of each DIRECTORY, with several processes.
 
-    A DIRECTORY is a PEFT directory, hf://owner/repo[@revision], or one with adapters anywhere below
-    it. What is committed already is left as it is: an import that was killed is run again. A CSV
-    file says more of each adapter: its columns are source, and any of task, space, message, labels,
-    metrics, source_time, derived_from, label.NAME and metric.NAME.
+    A DIRECTORY is an adapter, hf://owner/repo[@revision], or one with adapters anywhere below it,
+    of whichever program. What is committed already is left as it is: an import that was killed is
+    run again. A CSV file says more of each adapter: its columns are source, and any of task, space,
+    message, labels, metrics, source_time, derived_from, format, label.NAME and metric.NAME.
 
     Exits with code 7 where an adapter was refused.
 

@@ -104,9 +104,10 @@ def analyze(
     What is sampled because the collection is large stands in `notes`.
 
     Args:
-        subject: Name -> PEFT directory, Adapter or live PEFT model; a list of directories or
-            Adapters; a folder with adapter folders below it; or an open Registry or Space, of which
-            the newest versions of the live tasks are taken.
+        subject: Name -> PEFT directory, file of another program, Adapter or live PEFT model; a list
+            of directories and files or of Adapters; one such file; a folder with adapter folders
+            below it; or an open Registry or Space, of which the newest versions of the live tasks
+            are taken.
         budgets: Pooled relative errors of scaled dW to forecast bytes for, above 0.
         progress: Called with what is being done, how many are done and how many there are.
 
@@ -419,7 +420,8 @@ def _read_asked(
         try:
             return _read_version(context, adapter, space)
         except (InvalidInputError, NotFoundError):
-            if context.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
+            # a directory, or one file of another program
+            if context.outside.kind(Path(adapter)) not in (Kind.DIRECTORY, Kind.FILE):
                 raise
     name = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
     return read_adapter(name, adapter, task="asked", outside=context.outside), None

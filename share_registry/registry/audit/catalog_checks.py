@@ -12,7 +12,13 @@ from typing import Any, Final
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.all_rows import OF_LAYOUTS, OF_NOTES, Rows, rows_of_space
+from share_registry.catalog.queries.all_rows import (
+    OF_LAYOUTS,
+    OF_NOTES,
+    SINCE_OF_LAYOUTS,
+    Rows,
+    rows_of_space,
+)
 from share_registry.catalog.sql import Session
 from share_registry.errors import CatalogError, FormatError, ShareRegistryError
 from share_registry.names import Digest, SpaceName
@@ -53,7 +59,11 @@ def _check_space(walk: Walk, context: Context, space: SpaceName, replayed: Catal
         walk.add_of_log(space, "COM-04", f"space {space}", error.message)
     with replayed.begin() as session:
         versions = lookups.all_versions(session)
-    files = {row.ref: walk.files.get((row.note_digest, row.note_task), [None]) for row in versions}
+    files = {
+        row.ref: walk.files.get((row.note_digest, row.note_task), [None])
+        for row in versions
+        if row.removed is None
+    }
     digests = {digest for named in files.values() for digest in named if digest is not None}
     there = set(filter(walk.store.has, digests))
     # spec NOT-04, NOT-06
@@ -73,8 +83,11 @@ def _compare_catalog(walk: Walk, catalog: Catalog, space: SpaceName, replayed: C
                 if head is None:
                     return
                 fill_up_to(walk.store, replayed, space, head.number)
+                # notes that were purged behind the catalog's head may be gone
+                is_behind = any(number > head.number for number in walk.ledgers[space].purges)
+                left_out = without | (OF_NOTES if is_behind else frozenset())
                 with replayed.begin() as expected:
-                    differences = [*_differences(session, expected, space, without)]
+                    differences = [*_differences(session, expected, space, left_out)]
                 # while somebody commits, its rows are compared again
                 if not differences or lookups.head(session, space) == head:
                     break
@@ -129,11 +142,14 @@ def _difference(key: tuple[Any, ...], actual: Rows, recorded: Rows) -> str:
 
 def _gone(walk: Walk, space: SpaceName) -> frozenset[str]:
     """Return what cannot be compared, as the notes or layouts that said it are not there."""
-    own = [task for ref, task in walk.versions.items() if ref.partition("/")[0] == space]
-    layouts = {task.layout for task in own}
+    ledger = walk.ledgers[space]
+    own = (*ledger.kept.values(), *ledger.removed.values())
+    layouts = {Digest(version.entry.layout) for version in own}
     is_readable = all(_can_read(walk, layout) for layout in layouts)
+    # a layout that was gone, and came again with a later version
+    since = SINCE_OF_LAYOUTS if ledger.removed else frozenset()
     return (OF_NOTES if space in walk.without_notes() else frozenset()) | (
-        frozenset() if is_readable else OF_LAYOUTS
+        since if is_readable else OF_LAYOUTS
     )
 
 

@@ -78,11 +78,7 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         status, change = "same", 0.0
     else:
         left, right = checkout(context, a, space=None), checkout(context, b, space=None)
-        pairs = align([(each.layout, pairs_of_function(each)) for each in (left, right)])
-        _check_comparable(a, b, pairs)
-        relative = relative_change(*pairs)
-        # without a number where dW_a is 0
-        change = relative if isfinite(relative) else None
+        change = relative_to_first(left, right, refs=(a, b))
         metadata = {
             **_changes(_config(left), _config(right), "config."),
             **_changes(_layout_facts(left), _layout_facts(right), ""),
@@ -90,6 +86,17 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         }
         status = "same" if change == 0.0 and not metadata else "changed"
     return TaskDiff(task=task, status=status, a=a, b=b, change=change, metadata=metadata)
+
+
+def relative_to_first(left: Adapter, right: Adapter, *, refs: tuple[str, str]) -> float | None:
+    """Return |dW_left - dW_right| / |dW_left|, None where dW_left is 0.
+
+    Raises RefusedError where they are of base models that have no module in common.
+    """
+    pairs = align([(each.layout, pairs_of_function(each)) for each in (left, right)])
+    _check_comparable(*refs, pairs)
+    relative = relative_change(*pairs)
+    return relative if isfinite(relative) else None
 
 
 def _check_comparable(a: str, b: str, pairs: Sequence[Sequence[FactorPair]]) -> None:

@@ -7,19 +7,23 @@ from share_registry.catalog.queries.resolution import spaces_in_scope
 from share_registry.errors import NotFoundError, ensure
 from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.exchange.load import load
+from share_registry.exchange.places import with_format
 from share_registry.format.canonical import sha256
 from share_registry.registry.context import Context
 from share_registry.values.references import Identity
 from share_registry.values.task_version import TaskVersion
 
 
-def identify(context: Context, source: Any, *, space: str | None) -> list[Identity]:
+def identify(
+    context: Context, source: Any, *, space: str | None, format: str | None = None
+) -> list[Identity]:
     """Return the versions that an adapter is, the newest first.
 
     Raises:
         InvalidInputError: nothing that can be read as an adapter.
         NotFoundError: no version is it.
     """
+    source = with_format(source, format)
     _, adapter, _ = load(source, task="asked", adapter_name=None, outside=context.outside)
     tensors = digest_of_tensors(adapter)
     config = sha256(adapter.config_bytes)
@@ -54,4 +58,5 @@ def _identity(row: TaskVersion, *, source: str, config: str) -> Identity:
         id=row.commit_id,
         form=form,
         live=row.live,
+        removed=row.removed,
     )

@@ -7,17 +7,18 @@ reads what the adapter objects of the others refer to, and so does one that find
 what builds on it may be anybody's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from safetensors import SafetensorError, deserialize
 
 from share_registry.errors import ShareRegistryError
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import AbsorbedTask
 from share_registry.names import Digest
 from share_registry.registry.arguments import Progress
 from share_registry.registry.audit.walk import Fault, Walk, outcome_of
+from share_registry.registry.ledger import KeptVersion
+from share_registry.registry.object_uses import Uses, uses_of
 from share_registry.store.protocol import Store
 
 
@@ -27,7 +28,7 @@ def check_objects(walk: Walk, progress: Progress) -> None:
     _check_each(walk, walk.own, progress)
     if walk.level != "quick" and (walk.own & walk.faults.keys() or _unlisted(walk)):
         for adapter in walk.adapters.keys() - walk.own:
-            walk.uses[adapter] = _uses_elsewhere(walk.store, adapter)
+            walk.uses.update(_uses_elsewhere(walk.store, adapter))
         unlisted = {
             digest for digest, adapter in _unlisted(walk).items() if walk.shard.has(adapter)
         }
@@ -37,9 +38,9 @@ def check_objects(walk: Walk, progress: Progress) -> None:
     walk.tell_faults()
 
 
-def own_versions(walk: Walk) -> dict[str, AbsorbedTask]:
+def own_versions(walk: Walk) -> dict[str, KeptVersion]:
     """Return the versions of the shard."""
-    return {ref: task for ref, task in walk.versions.items() if walk.shard.has(task.adapter)}
+    return {ref: each for ref, each in walk.versions.items() if walk.shard.has(each.adapter)}
 
 
 def check_versions(walk: Walk, progress: Progress) -> None:
@@ -51,12 +52,13 @@ def check_versions(walk: Walk, progress: Progress) -> None:
     # not the registry's own reader: what that one has decoded before would not be read again
     reader = Reader(walk.store)
     versions = sorted(own_versions(walk).items())
-    for done, (ref, task) in enumerate(versions, start=1):
+    for done, (ref, version) in enumerate(versions, start=1):
         progress("versions", done, len(versions))
+        task, adapter = version.entry, version.adapter
         try:
-            layout = reader.open(task.adapter).layout
+            layout = reader.open(adapter).layout
             with one_thread():
-                content = tensor_file(layout, reader.tensors(task.adapter))
+                content = tensor_file(layout, reader.tensors(adapter))
         except ShareRegistryError as error:
             walk.add("DEC-12", ref, error.message, [ref], outcome=outcome_of(error))
             continue
@@ -67,7 +69,7 @@ def check_versions(walk: Walk, progress: Progress) -> None:
                 "the safetensors library does not read the rebuilt file as it was written.",
                 [ref],
             )
-        if reader.open(task.adapter).stored.layout != task.layout:
+        if reader.open(adapter).stored.layout != task.layout:
             walk.add(
                 "REC-08", ref, "the commit and its adapter object name different layouts.", [ref]
             )
@@ -110,8 +112,8 @@ def _check_object(walk: Walk, digest: Digest) -> None:
         if digest in walk.bases:
             basis_object.decode(content)
         if digest in walk.adapters:
-            walk.uses[digest] = _uses(content)
-            layout = walk.store.get(adapter_object.header(content).layout)
+            walk.uses.update(_uses(digest, content))
+            layout = walk.store.get_or_spare(adapter_object.header(content).layout)
             adapter_object.decode(
                 content,
                 Layout.from_bytes(layout),
@@ -121,35 +123,48 @@ def _check_object(walk: Walk, digest: Digest) -> None:
         walk.faults[digest] = Fault(code="OBJ-03", error=error)
 
 
-def _uses(content: bytes) -> list[Digest]:
-    """Return the objects that an adapter object refers to. Raises IntegrityError."""
-    from share_registry.format import adapter_object
-
-    header = adapter_object.header(content)
-    external = [item.object for item in header.external]
-    return [header.layout, *header.sources, *external, *filter(None, [header.previous])]
+def _uses(digest: Digest, content: bytes) -> dict[Digest, Uses]:
+    """Return what an object refers to, by itself; nothing of a basis. Raises IntegrityError."""
+    uses = uses_of(content)
+    return {} if uses is None else {digest: uses}
 
 
-def _uses_elsewhere(store: Store, adapter: Digest) -> list[Digest]:
+def _uses_elsewhere(store: Store, adapter: Digest) -> dict[Digest, Uses]:
     """Return what an adapter object refers to; what is wrong with it is another shard's to say."""
     try:
-        return _uses(store.get(adapter))
+        return _uses(adapter, store.get(adapter))
     except ShareRegistryError:
-        return []
+        return {}
 
 
 def _unlisted(walk: Walk) -> dict[Digest, Digest]:
     """Return the objects that adapter objects alone name, each with the first of those.
 
-    The first by time: a commit made meanwhile gives no object to another shard.
+    The first by time: a commit made meanwhile gives no object to another shard. Among them are
+    adapter objects of versions that were removed, as far as others are built upon them, and what
+    these need in turn.
     """
-    order = sorted(walk.uses, key=lambda adapter: (walk.adapters[adapter], adapter))
-    return {
-        digest: adapter
-        for adapter in reversed(order)
-        for digest in walk.uses[adapter]
-        if digest not in walk.refs
-    }
+    unlisted: dict[Digest, Digest] = {}
+    followed: set[tuple[Digest, bool]] = set()
+    named = walk.uses.keys() & walk.adapters.keys()
+    for adapter in sorted(named, key=lambda digest: (walk.adapters[digest], digest)):
+        pending = [*_needs(walk.uses[adapter])]
+        for digest, is_decoded in pending:
+            if digest in walk.refs or (digest, is_decoded) in followed:
+                continue
+            followed.add((digest, is_decoded))
+            unlisted.setdefault(digest, adapter)
+            if digest not in walk.uses:
+                walk.uses.update(_uses_elsewhere(walk.store, digest))
+            if digest in walk.uses:
+                needs = _needs(walk.uses[digest])
+                pending += [*needs] if is_decoded else [(walk.uses[digest].layout, False)]
+    return unlisted
+
+
+def _needs(uses: Uses) -> Iterator[tuple[Digest, bool]]:
+    """Yield what decoding an adapter object needs, each with whether that is decoded too."""
+    yield from ((digest, digest == uses.previous) for digest in uses)
 
 
 def _keys_read_elsewhere(content: bytes) -> list[str] | None:

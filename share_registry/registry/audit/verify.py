@@ -7,8 +7,11 @@ with the commit. Nothing is ever written.
 A shard is a share of that for one of several workers. Each reads every log and note, which is
 little, as only they say what there is. Then it checks and tells what is its own: the logs whose
 space names, and the objects whose digests, fall to it; a version goes with its adapter object.
+A subset is the shard whose turn it is, by the day or by a number that the caller counts.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -24,16 +27,9 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.format.canonical import sha256
-from share_registry.format.records import (
-    AbsorbRecord,
-    MergeRecord,
-    Note,
-    Record,
-    RefitRecord,
-    RestoreRecord,
-    parse_record,
-)
-from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.format.named_objects import objects_of_task
+from share_registry.format.records import Note, parse_record
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.audit.catalog_checks import check_meaning
 from share_registry.registry.audit.object_checks import (
@@ -41,14 +37,16 @@ from share_registry.registry.audit.object_checks import (
     check_versions,
     own_versions,
 )
-from share_registry.registry.audit.walk import Fault, Walk
+from share_registry.registry.audit.walk import SPARED, Fault, Walk
 from share_registry.registry.context import Context
-from share_registry.values.checks import Outcome, VerifyReport
+from share_registry.registry.ledger import Ledger
+from share_registry.values.checks import Finding, Outcome, VerifyReport
 from share_registry.values.shards import Shard
 
 # Missing records that are named one by one, of those between two that are there
 _LISTED_OF_HOLE: Final = 100
 LEVELS: Final = ("quick", "data", "deep")
+_DAY_S: Final = 24 * 60 * 60
 # By what it means: the error that is raised for it, and the next step
 _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
     Outcome.DAMAGED: (
@@ -68,7 +66,13 @@ _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
 
 
 def verify(
-    context: Context, level: str, *, shard: str | None = None, progress: Progress = ignore_progress
+    context: Context,
+    level: str,
+    *,
+    shard: str | None = None,
+    subset: str | None = None,
+    turn: int | None = None,
+    progress: Progress = ignore_progress,
 ) -> VerifyReport:
     """Check the whole registry, or a share of it.
 
@@ -76,13 +80,15 @@ def verify(
         context: The registry.
         level: "quick", "data" or "deep".
         shard: Which share, as "3/8"; None for the whole.
+        subset: How much, as "5%": the shard whose turn it is.
+        turn: The number of the turn; None for that of the day (UTC).
         progress: See `Progress`.
 
     Returns:
         The report; `ok` where nothing was found.
 
     Raises:
-        InvalidInputError: unknown level.
+        InvalidInputError: unknown level, a shard beside a subset, a turn without one.
     """
     ensure(
         level in LEVELS,
@@ -91,13 +97,13 @@ def verify(
             hint="quick: chains; data: every byte; deep: every version rebuilt.",
         ),
     )
-    part = Shard() if shard is None else Shard.of(shard)
-    walk, own_spaces = walk_store(context, level, part, progress)
+    part = _shard(context, shard, subset, turn)
+    walk, own_spaces = walk_store(context, level, part or Shard(), progress)
     if level == "deep":
         check_versions(walk, progress)
     return VerifyReport(
         level=level,
-        shard=shard,
+        shard=None if part is None else str(part),
         spaces=len(own_spaces),
         records=walk.records,
         objects=len(walk.own),
@@ -108,11 +114,33 @@ def verify(
     )
 
 
+def _shard(
+    context: Context, shard: str | None, subset: str | None, turn: int | None
+) -> Shard | None:
+    """Return the shard that is asked for, None for the whole. Raises InvalidInputError."""
+    ensure(
+        subset is not None or turn is None,
+        InvalidInputError(f"turn {turn} is given without a subset.", hint="Add a subset: 5%."),
+    )
+    if subset is None:
+        return None if shard is None else Shard.of(shard)
+    ensure(
+        shard is None,
+        InvalidInputError(
+            f"shard {shard} is given beside subset {subset}.",
+            hint="A subset is a shard whose turn it is: give one of them.",
+        ),
+    )
+    if turn is None:
+        turn = int(context.outside.now().timestamp()) // _DAY_S
+    return Shard.of_turn(subset, turn)
+
+
 def walk_store(
     context: Context, level: str, part: Shard, progress: Progress = ignore_progress
 ) -> tuple[Walk, list[SpaceName]]:
     """Follow every log and check the objects of a shard; return also the spaces of the shard."""
-    walk = Walk(store=context.store, level=level, shard=part)
+    walk = Walk(store=context.store.uncached(), level=level, shard=part)
     spaces = context.store.spaces()
     for space in spaces:
         _check_log(walk, space)
@@ -147,10 +175,17 @@ def require_sound(report: VerifyReport) -> None:
     raise error(
         f"verify ({report.extent}) found {first.code} {first.what}: "
         f"{first.message.removesuffix('.')}{more}.{affected}",
-        hint="Move what does not belong there out of the store."
-        if all(finding.code == "STO-02" for finding in wrong)
-        else hint,
+        hint=_hint(wrong) or hint,
     )
+
+
+def _hint(wrong: Sequence[Finding]) -> str:
+    """Return the next step where it is the same for everything that is wrong, and no usual one."""
+    if all(finding.code == "STO-02" for finding in wrong):
+        return "Move what does not belong there out of the store."
+    if all(finding.message.endswith(SPARED) for finding in wrong):
+        return "`share-registry repair` puts the second copies in their place."
+    return ""
 
 
 def _check_log(walk: Walk, space: SpaceName) -> None:
@@ -164,6 +199,7 @@ def _check_log(walk: Walk, space: SpaceName) -> None:
             ref = f"{space}/@c{listed.stop}"
             message = f"nor are those behind it up to c{after - 1} in the store."
             walk.add_of_log(space, "REC-03", ref, message)
+    ledger = walk.ledgers[space] = Ledger(space)
     parent = sha256(walk.store.format_bytes())
     for number in numbers:
         ref, content = f"{space}/@c{number}", b""
@@ -192,7 +228,8 @@ def _check_log(walk: Walk, space: SpaceName) -> None:
                 "the chain is broken.",
             )
         parent = sha256(content)
-        _collect(walk, record)
+        ledger.follow(record)
+    _collect(walk, space)
 
 
 def _check_heads(walk: Walk, context: Context) -> None:
@@ -237,46 +274,52 @@ def _check_kept_heads(walk: Walk) -> None:
             walk.add_of_log(space, "REC-03", ref, message, [ref])
 
 
-def _collect(walk: Walk, record: Record) -> None:
-    commit = f"{record.space}/@c{record.number}"
-    versions = {}
-    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
-        versions = {f"{record.space}/{task.task}@v{task.version}": task for task in record.tasks}
-    refs = list(versions) or [commit]
-    if isinstance(record, RestoreRecord):
-        refs = [f"{record.space}/{record.task}@v{record.version}"]
-    if record.note is not None:
-        walk.refer(record.note, refs, needed=False)
-        if record.note not in walk.notes:
-            walk.notes[record.note] = _note_objects(walk, record.note)
-        for digest in walk.notes[record.note]:
-            walk.refer(digest, refs, needed=False)
-    if isinstance(record, AbsorbRecord | RefitRecord) and record.basis is not None:
-        walk.bases.add(record.basis)
-        walk.refer(record.basis, [commit])
-    walk.versions |= versions
-    for ref, task in versions.items():
-        time = walk.adapters.get(task.adapter, record.time)
-        walk.adapters[task.adapter] = min(time, record.time)
-        walk.refer(task.adapter, [ref])
-        walk.refer(task.layout, [ref])
+def _collect(walk: Walk, space: SpaceName) -> None:
+    """Note what the versions and commits of a space need."""
+    ledger = walk.ledgers[space]
+    refs: dict[CommitNumber, list[str]] = defaultdict(list)
+    entries: set[int] = set()
+    for version in ledger.kept.values():
+        refs[version.number].append(version.ref)
+        if id(version.entry) not in entries:
+            entries.add(id(version.entry))
+            walk.versions[version.ref] = version
+        time = walk.adapters.get(version.adapter, version.time)
+        walk.adapters[version.adapter] = min(time, version.time)
+        walk.refer(version.adapter, [version.ref])
+        walk.refer(Digest(version.entry.layout), [version.ref])
+    described = ledger.described()
+    for number, digest in ledger.notes.items():
+        of_commit = refs.get(number) or [f"{space}/@c{number}"]
+        walk.refer(digest, of_commit, needed=False)
+        if digest not in walk.notes:
+            walk.notes[digest] = _read_files(walk, digest)
+        for name in sorted(described.get(digest, ())):
+            for named in walk.notes[digest].get(name, ()):
+                walk.refer(named, of_commit, needed=False)
+    for number, digest in ledger.bases.items():
+        walk.bases.add(digest)
+        walk.refer(digest, [f"{space}/@c{number}"])
 
 
-def _note_objects(walk: Walk, digest: Digest) -> list[Digest]:
-    """Return the objects that a note names; none, and a fault, where it cannot be read."""
+def _read_files(walk: Walk, digest: Digest) -> dict[TaskName, list[Digest]]:
+    """Return the objects that a note names of each task.
+
+    None, and a fault, where it cannot be read.
+    """
     content = walk.read(digest)
     if content is None:
-        return []
+        return {}
     try:
         note = Note.from_bytes(content)
     except ShareRegistryError as error:
         walk.faults[digest] = Fault(code="NOT-01", error=error)
-        return []
-    objects: list[Digest] = []
+        return {}
+    files: dict[TaskName, list[Digest]] = {}
     # spec NOT-03
     for task in reversed(note.tasks):
+        name = TaskName(task.task)
         attachments = [entry.object for entry in task.attachments]
-        walk.files[digest, TaskName(task.task)] = [task.config, *attachments]
-        originals = [entry.object for entry in task.original]
-        objects += filter(None, [task.config, *attachments, *originals])
-    return objects
+        walk.files[digest, name] = [task.config, *attachments]
+        files[name] = [digest for digest, _ in objects_of_task(task)]
+    return files

@@ -17,13 +17,15 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
-from share_registry.format.records import AbsorbedTask
 from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.registry.ledger import KeptVersion, Ledger
+from share_registry.registry.object_uses import Uses
 from share_registry.store.protocol import Store
 from share_registry.values.checks import Finding, Outcome
 from share_registry.values.shards import Shard
 
 # By what it means: the clause that says so, whatever was checked
+SPARED: Final = " Its second copy is sound: `repair` puts that in its place."
 _CODES: Final = {Outcome.NEWER: "EVO-05", Outcome.LARGE: "DEC-13", Outcome.REMOVED: "NOT-06"}
 
 
@@ -41,16 +43,18 @@ class Walk:
 
     Attributes:
         damaged: The spaces whose log is damaged, of whatever shard.
-        versions: By reference, what the record says of the version, in the order of the logs.
-        adapters: By adapter object, the time of the first record that names it.
+        ledgers: By space, its versions.
+        versions: By reference, those that were not removed, in the order of the logs; of versions
+            that repeat each other, the first.
+        adapters: By adapter object, the time of the first record of a version that it is of.
         bases: The basis objects.
         refs: Every object that records and notes refer to, with the versions or commits that need
             it, in the order of the logs.
         needed: The objects that no version can do without: not notes, nor what notes alone name.
         own: The objects of this shard.
-        notes: By note, the objects that it names.
+        notes: By note, the objects that it names of each task.
         sizes: Objects whose bytes were read already; 0 where that failed.
-        uses: By adapter object, the objects that it refers to.
+        uses: By adapter object, what it refers to.
         faults: What is wrong with objects.
         files: By note and name of the task in it, what an export needs: its config, None where it
             names none, and its attachments.
@@ -64,15 +68,16 @@ class Walk:
     damaged: set[SpaceName] = field(default_factory=set)
     records: int = 0
     size_bytes: int = 0
-    versions: dict[str, AbsorbedTask] = field(default_factory=dict)
+    ledgers: dict[SpaceName, Ledger] = field(default_factory=dict)
+    versions: dict[str, KeptVersion] = field(default_factory=dict)
     adapters: dict[Digest, str] = field(default_factory=dict)
     bases: set[Digest] = field(default_factory=set)
     refs: dict[Digest, dict[str, None]] = field(default_factory=dict)
     needed: set[Digest] = field(default_factory=set)
     own: set[Digest] = field(default_factory=set)
-    notes: dict[Digest, list[Digest]] = field(default_factory=dict)
+    notes: dict[Digest, dict[TaskName, list[Digest]]] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)
-    uses: dict[Digest, list[Digest]] = field(default_factory=dict)
+    uses: dict[Digest, Uses] = field(default_factory=dict)
     faults: dict[Digest, Fault] = field(default_factory=dict)
     files: dict[tuple[Digest | None, TaskName], list[Digest | None]] = field(default_factory=dict)
     unexportable: list[str] = field(default_factory=list)
@@ -155,31 +160,45 @@ class Walk:
             if digest in self.own:
                 self._tell(digest, self.faults[digest], self._needed_by(digest, users))
 
-    def _users(self) -> dict[Digest, list[Digest]]:
-        """Return by object the adapter objects that refer to it, in the order of the logs."""
-        users: dict[Digest, list[Digest]] = defaultdict(list)
-        for adapter in self.adapters:
-            for digest in self.uses.get(adapter, ()):
-                users[digest].append(adapter)
+    def _users(self) -> dict[Digest, list[tuple[Digest, bool]]]:
+        """Return by object the adapter objects that refer to it, in the order of the logs.
+
+        Each with whether it cannot even be parsed without it.
+        """
+        users: dict[Digest, list[tuple[Digest, bool]]] = defaultdict(list)
+        named = [adapter for adapter in self.adapters if adapter in self.uses]
+        for adapter in (*named, *sorted(self.uses.keys() - self.adapters.keys())):
+            uses = self.uses[adapter]
+            for digest in uses:
+                users[digest].append((adapter, digest == uses.layout))
         self.needed.update(users)
         return users
 
-    def _needed_by(self, digest: Digest, users: dict[Digest, list[Digest]]) -> list[str]:
+    def _needed_by(
+        self, digest: Digest, users: dict[Digest, list[tuple[Digest, bool]]]
+    ) -> list[str]:
         """Return what cannot be trusted without an object, directly or by what builds on it."""
-        reached = {digest: None}
-        pending = [digest]
-        for user in pending:
-            further = [next_ for next_ in users.get(user, ()) if next_ not in reached]
-            reached.update(dict.fromkeys(further))
-            pending += further
-        return list(dict.fromkeys(ref for user in reached for ref in self.refs.get(user, ())))
+        # with whether the object itself cannot be read: then its rows cannot be either
+        reached = {(digest, True): None}
+        pending = [*reached]
+        for present, is_unread in pending:
+            for user, is_layout in users.get(present, ()):
+                if not is_unread and self.uses[user].previous != present:
+                    continue
+                state = (user, is_unread and is_layout)
+                if state not in reached:
+                    reached[state] = None
+                    pending.append(state)
+        reached_refs = (ref for user, _ in reached for ref in self.refs.get(user, ()))
+        return list(dict.fromkeys(reached_refs))
 
     def _tell(self, digest: Digest, fault: Fault, refs: Sequence[str]) -> None:
         subject, error = f"object {digest}", fault.error
+        spare = "" if self.store.spare(digest) is None else SPARED
         if error is not None:
-            self.add(fault.code, subject, error.message, refs, outcome=outcome_of(error))
-        elif digest in self.needed:
-            self.add(fault.code, subject, "is not in the store.", refs)
+            self.add(fault.code, subject, error.message + spare, refs, outcome=outcome_of(error))
+        elif digest in self.needed or spare:
+            self.add(fault.code, subject, f"is not in the store.{spare}", refs)
         else:
             # spec NOT-06
             message = "is not in the store: what it said is not known."

@@ -11,6 +11,7 @@ Where there are more rows in use than columns, they are the moments seen from th
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,8 @@ from torch import Tensor
 from share_registry.errors import IntegrityError, NotFoundError, StoreError
 from share_registry.names import Digest
 from share_registry.registry.context import Context
+from share_registry.store.head_notes import CATALOG
+from share_registry.values.policy import ENERGY, UNIT
 
 # Larger moments are not kept: reading them would take as long as what they save.
 _MOST_BYTES: Final = 256 << 20
@@ -127,17 +130,20 @@ def save(context: Context, space: str, kept: KeptMoments) -> None:
         return
     if sum(side.size_bytes for pair in kept.modules.values() for side in pair) > _MOST_BYTES:
         return
-    content = _serialize(kept)
-    new = path.with_name(f"{path.name}.{context.outside.token()[:8]}")
-    try:
-        context.outside.write_new(new, content)
-        context.outside.replace(new, path)
-    except StoreError:
-        return
+    with suppress(StoreError):
+        context.outside.rewrite(path, _serialize(kept))
+
+
+def forget(context: Context, space: str) -> None:
+    """Remove what refits of a space have seen, of whichever task."""
+    for weighting in (UNIT, ENERGY):
+        path = _path(context, space, weighting)
+        if path is not None and context.outside.exists(path):
+            context.outside.remove(path)
 
 
 def _path(context: Context, space: str, weighting: str) -> Path | None:
-    name = f"catalog.sqlite-moments-{space}-{weighting}"
+    name = f"{CATALOG}-moments-{space}-{weighting}"
     return context.beside / name if context.beside is not None else None
 
 

@@ -1,9 +1,7 @@
-"""A task version out of the store: as an adapter in memory, or as a plain PEFT directory."""
+"""A task version out of the store, as an adapter in memory."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -13,27 +11,20 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import namings_of, version_of
 from share_registry.errors import (
     IntegrityError,
-    InvalidInputError,
     NotFoundError,
     RefusedError,
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.adapter_files import Files
 from share_registry.exchange.config import MAX_CONFIG_BYTES
-from share_registry.exchange.export_files import (
-    PROFILES,
-    CardFacts,
-    digest_of_file,
-    export_digest,
-    files_of,
-    place,
-)
-from share_registry.exchange.peft_directory import Files, read_files
+from share_registry.exchange.peft_directory import read_files
 from share_registry.exchange.tensors import TORCH, check_no_overflow
 from share_registry.format.canonical import parse_foreign
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
+from share_registry.names import SpaceName
 from share_registry.registry.context import Context
 from share_registry.registry.evidence import (
     check_config,
@@ -43,7 +34,6 @@ from share_registry.registry.evidence import (
 )
 from share_registry.registry.log_entries import read_note
 from share_registry.registry.stored_config import GONE_HINT, read_config
-from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
 
 _MAX_FILE_BYTES: Final = 4 << 30
@@ -91,64 +81,12 @@ def checkout(
     return _convert(adapter, target_device, target_dtype)
 
 
-@one_thread()
-def export(
-    context: Context,
-    ref: str,
-    root: str | os.PathLike[str],
-    *,
-    space: str | None,
-    name: str | None = None,
-    profile: str = "native",
-    overwrite: bool = False,
-) -> Export:
-    """Write one task version as a plain PEFT directory, atomically and under an immutable name.
-
-    Args:
-        context: The registry.
-        ref: A task version.
-        root: Where the directory is made.
-        space: Space of a reference that names none.
-        name: Name of the directory; None for `<task>-v<n>-<digest>`.
-        profile: "native" or "portable".
-        overwrite: Whether something else there is replaced.
-
-    Raises:
-        InvalidInputError: unknown profile or unusable name.
-        RefusedError: the profile cannot express the adapter, or something else is at the target.
-        IntegrityError: the rebuilt tensors are not those that were committed; nothing is written.
-    """
-    checked = next((name for name in PROFILES if name == profile), None)
-    if checked is None:
-        raise InvalidInputError(
-            f"profile {profile!r} is not one of {', '.join(PROFILES)}.",
-            hint="native is what was committed, portable what every server reads alike.",
-        )
-    row, note = version_and_note(context, ref, space)
-    adapter = rebuild(context, row, note)
-    rebuilt = digest_of_file(adapter.layout, adapter.tensors)
-    # spec DEC-12: byte for byte those that were committed
-    ensure(
-        rebuilt == row.tensors_digest,
-        IntegrityError(
-            f"{row.ref}: rebuilt tensors have digest {rebuilt}, the commit says "
-            f"{row.tensors_digest}.",
-            hint="Run verify with level 'deep'.",
-        ),
-    )
-    files, notes = files_of(adapter, profile=checked, card=_facts(context, row))
-    digest = export_digest(files)
-    form = "" if profile == "native" else f"-{profile}"
-    folder = f"{row.name}-v{row.version}{form}-{digest[:8]}" if name is None else name
-    path, _ = place(files, Path(root), folder, overwrite=overwrite, outside=context.outside)
-    return Export(path=path, ref=row.ref, name=folder or path.name, digest=digest, notes=notes)
-
-
 def version_and_note(context: Context, ref: str, space: str | None) -> tuple[TaskVersion, TaskNote]:
     """Return the version that a reference names, and the part of its note that describes it."""
     with context.reading() as session:
         row = version_of(session, ref, space=space)
         namings = namings_of(session, ref, space=space, present=row.task)
+    context.store.read_ahead(row.objects)
     require_given(context, namings)
     require_recorded(context, [row])
     note = read_task_note(context, row)
@@ -272,18 +210,10 @@ def _convert(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapte
     return without_error(converted) if is_narrowing(adapter.layout, dtype) else converted
 
 
-def _facts(context: Context, row: TaskVersion) -> CardFacts:
-    """Return what the card says of the version alone, so that it never changes (spec EXP-03)."""
+def base_label(context: Context, space: SpaceName) -> str:
+    """Return the label of a space's base model, "" for none. Raises IntegrityError."""
     with context.catalog.begin() as session:
-        base = lookups.space_row(session, row.space)
+        base = lookups.space_row(session, space)
     base_model = base.base_model if base is not None else ""
-    require_base(context, row.space, base_model)
-    return CardFacts(
-        base_model=base_model,
-        ref=f"{row.space}/{row.name}@v{row.version}",
-        commit_number=row.number,
-        commit_id=row.commit_id,
-        error=row.error,
-        budget=row.budget,
-        time=row.time,
-    )
+    require_base(context, space, base_model)
+    return base_model

@@ -109,8 +109,8 @@ def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[
     """Read the adapters of a collection, in its order.
 
     Args:
-        subject: Name -> directory, Adapter or PEFT model; a list of directories or Adapters; or a
-            folder that holds adapter folders.
+        subject: Name -> directory, file, Adapter or PEFT model; a list of directories and files or
+            of Adapters; one file; or a folder that holds adapter folders.
         outside: The file system.
         progress: See `Progress`.
 
@@ -132,8 +132,11 @@ def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
     if isinstance(subject, Mapping):
         return {_name(name): source for name, source in subject.items()}
     if isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith(SCHEME):
+        place = outside.absolute(Path(subject))
+        # one file of another program is one adapter
+        is_file = outside.kind(place) is Kind.FILE
         return _by_shortest_name(
-            list(_folders(outside.absolute(Path(subject)), outside)), str(subject)
+            [place] if is_file else list(_folders(place, outside)), str(subject)
         )
     if isinstance(subject, Adapter | str) or member_of(subject, "peft_config"):
         return {_UNNAMED: subject}

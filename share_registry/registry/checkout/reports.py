@@ -11,7 +11,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.tensors import factor_positions
-from share_registry.format.adapter_object import bits_of
+from share_registry.format.adapter_object import SideBits, bits_of_modules
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side, first_and_more
 from share_registry.registry.checkout.factored import read_factored
@@ -35,6 +35,7 @@ def with_details(
     rows: Rows,
     *,
     errors: Sequence[float],
+    bits: Sequence[SideBits | None],
     new_basis: Digest | None = None,
 ) -> AdapterReport:
     """Add to a report what can be said of the adapter beyond its error.
@@ -48,6 +49,7 @@ def with_details(
         rows: Its modules as they decode, as Gaussian rows: their energies are those of the source
             but for the error.
         errors: Relative error of each module's dW.
+        bits: Estimated of both factors of each module, None where it is kept bit for bit.
         new_basis: A basis that a refit would bring.
     """
     with context.catalog.begin() as session:
@@ -55,11 +57,11 @@ def with_details(
             "the new basis" if digest == new_basis else source_name(session, space, digest)
             for digest in stored.sources
         ]
-    modules = _module_reports(stored, layout, errors, names)
+    modules = _module_reports(stored, layout, errors, bits, names)
     shapes = layout.modules()
     widths = [width for shape in shapes for width in (shape.in_, shape.out)]
     parameters = sum(shape.rank * (shape.in_ + shape.out) for shape in shapes)
-    bits = sum(
+    all_bits = sum(
         module.bits_per_parameter * module.rank * width
         for module, width in zip(modules, widths, strict=True)
     )
@@ -67,7 +69,7 @@ def with_details(
         report,
         untrained=report.untrained and bool(shapes),
         modules=modules,
-        bits_per_parameter=bits / parameters if parameters else None,
+        bits_per_parameter=all_bits / parameters if parameters else None,
         bits_bound=bits_per_element(*rows, budget=report.error) if report.error > 0 else None,
     )
 
@@ -116,23 +118,32 @@ def source_name(session: Session, space: str, digest: Digest) -> str:
     if adapter is not None:
         return f"c{adapter}"
     basis = lookups.commit_of_basis(session, space, digest)
-    return f"basis c{basis}" if basis is not None else f"basis {digest[:8]}"
+    return f"basis c{basis}" if basis is not None else f"object {digest[:8]}"
 
 
 def _module_reports(
-    stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str]
+    stored: StoredAdapter,
+    layout: Layout,
+    errors: Sequence[float],
+    module_bits: Sequence[SideBits | None],
+    names: Sequence[str],
 ) -> tuple[ModuleReport, ...]:
     reports = []
-    for shape, module, error, position in zip(
-        layout.modules(), stored.modules, errors, factor_positions(layout), strict=True
+    for shape, module, error, coded, position in zip(
+        layout.modules(),
+        stored.modules,
+        errors,
+        module_bits,
+        factor_positions(layout),
+        strict=True,
     ):
         factor = layout.factors[position]
-        for side, width, tensor in ((Side.A, shape.in_, factor.a), (Side.B, shape.out, factor.b)):
+        # kept bit for bit: counted before the planes are compressed
+        size_a, size_b = (layout.tensors[index].size_bytes for index in (factor.a, factor.b))
+        bits_a, bits_b = coded or (8.0 * size_a / factor.experts, 8.0 * size_b / factor.experts)
+        for side, width, bits in ((Side.A, shape.in_, bits_a), (Side.B, shape.out, bits_b)):
             elements = shape.rank * width
-            # kept bit for bit: counted before the planes are compressed
-            reference, bits = "lossless", 8.0 * layout.tensors[tensor].dtype.size_bytes * elements
-            if module is not None:
-                reference, bits = _references(module.side(side), names), bits_of(module.side(side))
+            reference = "lossless" if module is None else _references(module.side(side), names)
             reports.append(
                 ModuleReport(
                     module=shape.module,
@@ -179,7 +190,7 @@ def _with_stored_details(
 ) -> AdapterReport:
     with context.catalog.begin() as session:
         row = lookups.version_row(session, commit.space, task, commit.versions[task])
-    if row is None:
+    if row is None or row.removed is not None:
         return report
     opened = context.reader().open(row.adapter_digest)
     try:
@@ -195,4 +206,5 @@ def _with_stored_details(
         opened.layout,
         gaussian_rows(pairs if report.error > 0 else ()),
         errors=[module.error if module is not None else 0.0 for module in opened.stored.modules],
+        bits=bits_of_modules(opened.stored.modules),
     )

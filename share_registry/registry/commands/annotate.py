@@ -46,7 +46,7 @@ from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_given
+from share_registry.registry.evidence import require_given, require_kept
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
@@ -71,10 +71,10 @@ def set_alias(
         ),
     )
     name = alias_name(alias)
-    target = _resolve(context, resolve_version, ref, space)
+    target = resolve_target(context, resolve_version, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
-        task = _current_name(session, target)
+        task = current_name(session, target)
         ensure(
             name not in lookups.tag_names(session, target.space),
             InvalidInputError(
@@ -82,6 +82,7 @@ def set_alias(
                 hint="Aliases and tags share one set of names: pick another.",
             ),
         )
+        _require_kept(context, session, target)
         present = lookups.alias_target(session, target.space, task, name)
         _check_alias(name, present.version if present else None, expected)
         if present is not None and present.version == target.version:
@@ -100,10 +101,10 @@ def remove_alias(
 
     Raises NotFoundError where it is not set, ConflictError where it is not at `expected`.
     """
-    target = _resolve(context, resolve_task, ref, space)
+    target = resolve_target(context, resolve_task, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
-        task = _current_name(session, target)
+        task = current_name(session, target)
         present = lookups.alias_target(session, target.space, task, alias_name(alias))
         if present is None:
             raise NotFoundError(
@@ -130,7 +131,7 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, said: S
         ),
     )
     tag = alias_name(name)
-    target = _resolve(context, resolve, ref, space)
+    target = resolve_target(context, resolve, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         ensure(
@@ -179,12 +180,13 @@ def annotate(
             hint="Give labels=, metrics= or remove=.",
         ),
     )
-    target = _resolve(context, resolve_version, ref, space)
+    target = resolve_target(context, resolve_version, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
+        _require_kept(context, session, target)
         _check_annotations(session, target, labels, metrics, remove)
         return AnnotateRecord.model_validate(
-            place | {"task": _current_name(session, target), "version": target.version}
+            place | {"task": current_name(session, target), "version": target.version}
         )
 
     return publish_change(
@@ -203,10 +205,10 @@ def drop(context: Context, task: str, *, space: str | None, said: Said) -> Commi
 
     Raises NotFoundError, RefusedError where it is dropped already.
     """
-    target = _resolve(context, resolve_task, task, space)
+    target = resolve_target(context, resolve_task, task, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
-        name = _current_name(session, target)
+        name = current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
         ensure(
             latest is not None and latest.live,
@@ -225,16 +227,17 @@ def restore(context: Context, ref: str, *, space: str | None, said: Said) -> Com
 
     Where it is so already, return the commit that made it. Raises NotFoundError.
     """
-    target = _resolve(context, resolve_version, ref, space)
+    target = resolve_target(context, resolve_version, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
-        name = _current_name(session, target)
+        name = current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None:
             raise NotFoundError(
                 f"task {target.space}/{name} has no version.",
                 hint=f"List them: tasks(space={target.space!r}).",
             )
+        _require_kept(context, session, target)
         if latest.live and latest.version == target.version:
             return latest.number
         return RestoreRecord.model_validate(
@@ -251,7 +254,7 @@ def rename(context: Context, task: str, new: str, *, space: str | None, said: Sa
     """
     other_space, name_in_space = split_task(new)
     new_name = task_name(name_in_space)
-    target = _resolve(context, resolve_task, task, space)
+    target = resolve_target(context, resolve_task, task, space)
     ensure(
         other_space in (None, target.space),
         ConflictError(
@@ -261,7 +264,7 @@ def rename(context: Context, task: str, new: str, *, space: str | None, said: Sa
     )
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
-        name = _current_name(session, target)
+        name = current_name(session, target)
         owner = lookups.current_name(session, target.space, new_name)
         ensure(
             name != new_name,
@@ -290,10 +293,7 @@ def publish_change(
     task_note: TaskNote | None = None,
 ) -> Commit:
     """Publish one record that brings no adapter; return the commit."""
-    ensure(
-        len(said.reason) <= 16_384,
-        InvalidInputError("reason has more than 16384 characters.", hint="Shorten it."),
-    )
+    check_reason(said)
     return publish(
         context,
         space,
@@ -306,12 +306,21 @@ def publish_change(
     )
 
 
-def _resolve(
+def check_reason(said: Said) -> None:
+    """Check that a note can hold a reason. Raises InvalidInputError."""
+    ensure(
+        len(said.reason) <= 16_384,
+        InvalidInputError("reason has more than 16384 characters.", hint="Shorten it."),
+    )
+
+
+def resolve_target(
     context: Context,
     resolver: Callable[..., ResolvedReference],
     ref: str,
     space: str | None,
 ) -> ResolvedReference:
+    """Return what a reference of a change means. Raises NotFoundError, RefusedError."""
     context.require_writable()
     with context.reading() as session:
         target = resolver(session, ref, space=space)
@@ -320,7 +329,8 @@ def _resolve(
     return target
 
 
-def _current_name(session: Session, target: ResolvedReference) -> TaskName:
+def current_name(session: Session, target: ResolvedReference) -> TaskName:
+    """Return what the task of a reference is called now. Raises NotFoundError."""
     name = lookups.current_name(session, target.space, TaskName(str(target.task)))
     if name is None:
         raise NotFoundError(
@@ -328,6 +338,13 @@ def _current_name(session: Session, target: ResolvedReference) -> TaskName:
             hint=f"List them: tasks(space={target.space!r}).",
         )
     return name
+
+
+def _require_kept(context: Context, session: Session, target: ResolvedReference) -> None:
+    """Check that a version was not removed. Raises NotFoundError."""
+    row = lookups.version_row(session, target.space, str(target.task), target.version or 0)
+    if row is not None:
+        require_kept(context, row, session=session)
 
 
 def _check_alias(alias: str, now: Version | None, expected: int | None) -> None:

@@ -51,7 +51,7 @@ def refit_after_commit(
     with apart_from_commit(space):
         if policy.k and basis is not None:
             return _reexpress_others(context, space, policy, author, basis, committed)
-        if policy.refit and policy.references and policy.budget > 0:
+        if policy.refit and policy.shares and policy.budget > 0:
             return _refit_where_it_pays(context, space, policy, author, len(committed))
     return False
 

@@ -7,6 +7,7 @@ that the integers lead to are decoded again as a checkout would.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -29,11 +30,15 @@ from share_registry.format.layout import Layout
 from share_registry.format.records import TaskVersionRef
 from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
+from share_registry.memory import give_back
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.parallel import side_by_side
+from share_registry.registry.commands.dependents import closure, may_need
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_recorded
+from share_registry.registry.evidence import removed_objects, require_recorded
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
 from share_registry.values.policy import Policy
+from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 FIRST: Final = 8
@@ -103,6 +108,7 @@ def choose_references(
 
     In this order: bases, the version before (or the first declared parent) and what it refers to,
     declared parents, siblings of the same commit, the first and the latest adapters of the space.
+    Where the policy bounds dependents, the version before and what it refers to, or nothing.
 
     What cannot be read is left out: it would make the new version unreadable too, and must not keep
     a sound adapter from being committed. A chain of previous versions that is too long to read is
@@ -121,10 +127,12 @@ def choose_references(
     """
     if policy.k or not policy.references or policy.budget == 0:
         return References()
+    if policy.max_dependents is not None:
+        return _bounded_references(context, reader, space, task, policy.max_dependents, at)
     with context.catalog.begin() as session:
-        latest = lookups.latest_version(session, space, task, at=at)
+        latest = _if_kept(lookups.latest_version(session, space, task, at=at))
         rows = [
-            lookups.version_row(session, space, parent.task, parent.version)
+            _if_kept(lookups.version_row(session, space, parent.task, parent.version))
             for parent in parents[:MAX]
         ]
         space_basis = lookups.current_basis(session, space, at=at)
@@ -141,15 +149,54 @@ def choose_references(
         *([space_basis.digest] if space_basis is not None else []),
         *(digest for digest in near if _is_readable(reader, digest) and reader.is_basis(digest)),
     ]
-    others = [digest for digest in dict.fromkeys(adapters) if digest not in first][:MAX]
-    tried = dict.fromkeys([*first, *others])
-    sources = tuple(digest for digest in tried if _is_readable(reader, digest))
+    with context.catalog.begin() as session:
+        removed = removed_objects(context, session, space, [*first, *adapters])
+    others = [each for each in dict.fromkeys(adapters) if each not in {*first, *removed}][:MAX]
+    tried = dict.fromkeys([*(each for each in first if each not in removed), *others])
+    readable = side_by_side(
+        lambda digest: _is_readable(reader, digest), [*tried], threads=context.store.at_once
+    )
+    sources = tuple(compress(tried, readable))
     lost = {*tried} - {*sources}
     if before is not None and not _is_readable(reader, before, rows=True):
         lost.add(before)
-    is_usable = before is not None and before not in lost and len(reader.chain(before)) <= MAX_CHAIN
+    is_usable = (
+        before is not None
+        and before not in lost | removed
+        and len(reader.chain(before)) <= MAX_CHAIN
+    )
     return References(
         previous=before if is_usable else None, sources=sources, lost=tuple(sorted(lost))
+    )
+
+
+def _bounded_references(
+    context: Context,
+    reader: Reader,
+    space: SpaceName,
+    task: TaskName,
+    limit: int,
+    at: CommitNumber | None,
+) -> References:
+    """Choose the version before and what it needs, if one more may need them."""
+    with context.catalog.begin() as session:
+        latest = lookups.latest_version(session, space, task, at=at)
+    if latest is None:
+        return References()
+    require_recorded(context, [latest])
+    before = latest.adapter_digest
+    if not _is_readable(reader, before, rows=True):
+        return References(lost=(before,))
+    needed = closure(reader, [before])
+    with context.catalog.begin() as session:
+        if not may_need(session, space, task, needed, limit, at=at):
+            return References()
+        removed = removed_objects(context, session, space, needed)
+    return References(
+        previous=before
+        if before not in removed and len(reader.chain(before)) <= MAX_CHAIN
+        else None,
+        sources=tuple([each for each in needed if each not in removed][:MAX]),
     )
 
 
@@ -161,7 +208,7 @@ def project_onto(
     The error is not limited: it is the caller's to record.
     """
     if not is_certain(adapter.config, adapter.layout):
-        return _keep(adapter, len(pairs), _MIXED)
+        return _keep(adapter, _MIXED)
     blocks, fitted = candidate(reader, basis, adapter.layout), reader.basis(basis).modules
     coded = project(
         pairs,
@@ -175,7 +222,9 @@ def project_onto(
         pseudo_rank=policy.pseudo_rank,
         factors=factor_positions(adapter.layout),
     )
-    return serialize(adapter, coded.modules, None, [basis] if coded.sources else [])
+    return serialize(
+        adapter.layout, adapter.tensors, coded.modules, None, [basis] if coded.sources else []
+    )
 
 
 def code_within_budget(
@@ -191,12 +240,13 @@ def code_within_budget(
     """
     layout = adapter.layout
     if not is_certain(adapter.config, layout):
-        return _keep(adapter, len(pairs), _MIXED)
+        return _keep(adapter, _MIXED)
     outcomes: list[tuple[CodedAdapter, SerializedAdapter]] = []
 
     def size(coded: CodedAdapter) -> int:
         serialized = serialize(
-            adapter,
+            layout,
+            adapter.tensors,
             coded.modules,
             references.previous if coded.previous else None,
             [references.sources[number] for number in coded.sources],
@@ -227,7 +277,7 @@ def code_within_budget(
     )
     serialized = next(
         (serialized for coded, serialized in outcomes if coded is best), None
-    ) or serialize(adapter, best.modules, None, ())
+    ) or serialize(layout, adapter.tensors, best.modules, None, ())
     if any(best.modules) or policy.budget == 0:
         return serialized
     if any(any(coded.modules) for coded, _ in outcomes):
@@ -235,8 +285,14 @@ def code_within_budget(
     return replace(serialized, reason=COARSE if any(energies(pairs)) else _ZERO)
 
 
+def keep_bits(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> SerializedAdapter:
+    """Serialize the tensors of a layout, each of them bit for bit."""
+    return serialize(layout, tensors, [None] * len(layout.modules()), None, ())
+
+
 def serialize(
-    adapter: Adapter,
+    layout: Layout,
+    tensors: Mapping[str, torch.Tensor],
     modules: Sequence[StoredModule | None],
     previous: Digest | None,
     sources: Sequence[Digest],
@@ -244,19 +300,21 @@ def serialize(
     """Serialize coded modules and the tensors that are kept bit for bit.
 
     Args:
-        adapter: Has the tensors.
+        layout: Describes the tensors.
+        tensors: By their keys.
         modules: By position in `Layout.modules()`; None: keep the tensors of its factor pair.
         previous: Adapter object whose decoded factors enter.
         sources: Objects that the modules refer to.
     """
-    layout, layout_bytes = adapter.layout, adapter.layout.to_bytes()
+    give_back(sum(spec.size_bytes for spec in layout.tensors))
+    layout_bytes = layout.to_bytes()
     passengers: dict[Digest, bytes] = {}
     external: dict[int, Digest] = {}
     verbatim: dict[int, bytes] = {}
     split_bytes, is_split = 0, False
     for index in sorted({*layout.passengers, *_uncoded_tensors(layout, modules)}):
         spec = layout.tensors[index]
-        content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
+        content = bytes(item_of(spec.key, tensors[spec.key]).content)
         is_large = index in layout.passengers and len(content) >= EXTERNAL_BYTES
         # spec LIM-14; what is beyond lies in the object itself
         if is_large and len(external) < MAX_EXTERNAL:
@@ -329,8 +387,8 @@ def previous_rows(
     ]
 
 
-def _keep(adapter: Adapter, modules: int, reason: str) -> SerializedAdapter:
-    return replace(serialize(adapter, [None] * modules, None, ()), reason=reason)
+def _keep(adapter: Adapter, reason: str) -> SerializedAdapter:
+    return replace(keep_bits(adapter.layout, adapter.tensors), reason=reason)
 
 
 def _uncoded_tensors(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:
@@ -351,6 +409,11 @@ def _block(basis: StoredBasis, module: str, width: int, out: int) -> StoredModul
         for own in rows
     )
     return StoredModule(a=a, b=b, error=0.0)
+
+
+def _if_kept(row: TaskVersion | None) -> TaskVersion | None:
+    """Return a version unless it was removed."""
+    return row if row is not None and row.removed is None else None
 
 
 def _sources_of(reader: Reader, digest: Digest) -> tuple[Digest, ...]:

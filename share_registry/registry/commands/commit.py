@@ -21,6 +21,7 @@ from share_registry.names import (
     TaskName,
 )
 from share_registry.outside.files import Outside
+from share_registry.registry.admission import require_checked
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.auto_refit import refit_after_commit
@@ -36,6 +37,7 @@ from share_registry.registry.commands.commit_plan import (
     unlike_shapes,
     within_space,
 )
+from share_registry.registry.commands.dependents import check_dependents
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import (
@@ -114,7 +116,12 @@ def commit_sources(
         return commit_request(
             context,
             CommitRequest.of(
-                load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside),
+                load_adapters(
+                    sources,
+                    adapter_name=options.adapter_name,
+                    format=options.format,
+                    outside=context.outside,
+                ),
                 options,
             ),
             space,
@@ -127,6 +134,7 @@ def check_first(
     space: str | None,
     *,
     adapter_name: str | None,
+    format: str | None,
     outside: Outside,
 ) -> None:
     """Check that adapters can be the first of a registry that is not there yet.
@@ -134,7 +142,7 @@ def check_first(
     Raises what their commit raises before anything is encoded.
     """
     sources, space = within_space(sources, space)
-    batch = load_adapters(sources, adapter_name=adapter_name, outside=outside)
+    batch = load_adapters(sources, adapter_name=adapter_name, format=format, outside=outside)
     first_target(batch.adapters.values(), space)
 
 
@@ -172,6 +180,7 @@ def commit_request(
     encoded, basis = encode(plan, policy)
     # spec REC-08: a record lists its tasks by name
     encoded = dict(sorted(encoded.items()))
+    require_checked(policy.require, {task: item.note.checks for task, item in encoded.items()})
     note = note_for(context, encoded, options, plan.remarks)
     if options.dry_run:
         preview = preview_commit(
@@ -225,6 +234,7 @@ def _publish_encoded(
         versions = next_versions(context, session, target.name, plan.batch, request)
         if isinstance(versions, int):
             return versions
+        check_dependents(session, context.reader(), target.name, target.policy, stored)
         members = {
             "requires": required_features(
                 stored.values(), unlike_shapes(session, target.name, plan.batch)

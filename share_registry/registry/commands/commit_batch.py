@@ -15,14 +15,19 @@ from typing import Any, Final
 from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.load import load
-from share_registry.exchange.places import is_directory
-from share_registry.format.records import TaskVersionRef
+from share_registry.exchange.places import is_directory, with_format
+from share_registry.format.records import CheckEntry, TaskVersionRef
 from share_registry.names import SpaceName, TaskName
 from share_registry.outside.files import Outside
 from share_registry.registry.basis.fit import FitRule, fit
 from share_registry.registry.basis.members import stored_members, unstored_member
 from share_registry.registry.commands.coding import FIRST, LATEST
-from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
+from share_registry.registry.commands.encode import (
+    EncodedAdapter,
+    NewBasis,
+    check_adapter,
+    encode_adapter,
+)
 from share_registry.registry.commands.new_basis import (
     FINE,
     rule_within_budget,
@@ -99,7 +104,11 @@ class AdapterBatch:
 
 
 def load_adapters(
-    sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: Outside
+    sources: Sequence[tuple[str | None, Any]],
+    *,
+    adapter_name: str | None,
+    format: str | None = None,
+    outside: Outside,
 ) -> AdapterBatch:
     """Read adapters, keeping of those there is no room for only what says what they are.
 
@@ -109,7 +118,8 @@ def load_adapters(
     adapters: dict[TaskName, Adapter] = {}
     directories: dict[TaskName, Any] = {}
     derived = set()
-    for name, source in sources:
+    for name, place in sources:
+        source = with_format(place, format)
         try:
             task, adapter, is_derived = load(
                 source, task=name, adapter_name=adapter_name, outside=outside
@@ -145,6 +155,11 @@ def encode_adapters(
 
     Of more than there is room for, the objects are stored at once unless `dry_run`.
     """
+    tasks = sorted(batch.adapters)
+    checks: dict[TaskName, list[CheckEntry]] = {}
+    if context.checks or policy.require:
+        # all of them, before anything is stored
+        checks = {task: check_adapter(context, policy, task, batch.read(task)) for task in tasks}
 
     def encode_each(
         tasks: Sequence[TaskName], basis: NewBasis | None, *, store: bool = False
@@ -162,11 +177,11 @@ def encode_adapters(
                 parents=parents[task],
                 siblings=[*before[:FIRST], *before[FIRST:][-LATEST:]],
                 basis=basis,
-            )
+            ).passed(checks.get(task, ()))
             encoded[task] = item.store(context.store) if store else item
         return encoded
 
-    tasks, sample = sorted(batch.adapters), batch.sample()
+    sample = batch.sample()
     basis = _fit_basis(context, space, batch, policy)
     if basis is None or policy.k:
         return encode_each(tasks, basis, store=len(sample) < len(tasks) and not dry_run), basis
@@ -194,7 +209,7 @@ def _fit_basis(
         rule = FitRule(max_rank=policy.k, precision=FINE)
         return serialize_basis(fit([*members, *fresh], rule, device=context.device), space)
     sample = batch.sample()
-    if len(sample) < _FEWEST or not policy.references or policy.budget == 0:
+    if len(sample) < _FEWEST or not policy.shares or policy.budget == 0:
         return None
     members = [unstored_member(task, batch.read(task)) for task in sample]
     total = len(batch.adapters)

@@ -4,7 +4,7 @@ Found out upon the head before anything is encoded; `next_versions` and `unlike_
 again upon the head that the record is published to.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.exchange.grown_vocabulary import shape_remarks
+from share_registry.exchange.key_layouts import layout_remarks, may_have_another_name
 from share_registry.format.layout import UnlikeShape
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import (
@@ -135,8 +136,12 @@ def plan_commit(
         versions = next_versions(context, session, target.name, batch, request)
         earlier = versions if isinstance(versions, int) else None
     if earlier is None:
-        for task, unlike in unlike_shapes(session, target.name, batch).items():
+        present = lookups.module_shapes(session, target.name)
+        layouts = {task: adapter.layout for task, adapter in batch.adapters.items()}
+        for task, unlike in check_shapes(session, target.name, layouts, present=present).items():
             remarks[task] = (*remarks[task], *shape_remarks(unlike))
+        for task, said in _other_names(present.keys(), batch).items():
+            remarks[task] = (*remarks[task], *said)
     return CommitPlan(
         target=target,
         remarks=remarks,
@@ -145,6 +150,19 @@ def plan_commit(
         earlier=earlier,
         parents=parents,
     )
+
+
+def _other_names(present: Collection[str], batch: AdapterBatch) -> dict[TaskName, list[str]]:
+    """Return what is worth saying of adapters whose modules the space has under other names."""
+    modules = {
+        task: {factor.module for factor in adapter.layout.factors}
+        for task, adapter in batch.adapters.items()
+    }
+    return {
+        task: layout_remarks(own, present)
+        for task, own in modules.items()
+        if may_have_another_name(own)
+    }
 
 
 def next_versions(
@@ -179,7 +197,7 @@ def next_versions(
         ):
             raise RefusedError(
                 f"task name {task!r}, derived from {location}, is taken by "
-                f"{newest.source_location}.",
+                f"{newest.source_location or newest.ref}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
             )
     return versions
@@ -260,6 +278,7 @@ def _remarks_on_task(
         tensors=content or "",
         task=None if is_new else task,
     )
+    same = [row for row in same if row.removed is None]
     if same:
         exported = ", as exported" if same[0].source_digest != adapter.source_digest else ""
         version = f"{same[0].task}@v{same[0].version}" if is_new else f"v{same[0].version}"

@@ -6,24 +6,28 @@ exceeds the budget the adapter is kept bit for bit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import move_to_device, pairs_of
 from share_registry.format.canonical import sha256
 from share_registry.format.records import (
+    CheckEntry,
     FileEntry,
     TaskNote,
     TaskVersionRef,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.parallel import side_by_side
+from share_registry.registry.admission import run_checks
 from share_registry.registry.checkout.reports import describe_config, source_name, with_details
 from share_registry.registry.commands.coding import (
     COARSE,
     choose_references,
     code_within_budget,
+    keep_bits,
     project_onto,
-    serialize,
 )
 from share_registry.registry.commands.measure import measure
 from share_registry.registry.commands.preconditions import annotations
@@ -77,7 +81,14 @@ class EncodedAdapter:
 
     def store(self, store: Store) -> "EncodedAdapter":
         """Make every object durable; return the adapter without them and without its tensors."""
-        new = {digest for digest, content in self.objects.items() if store.put(content, digest)}
+        put = side_by_side(
+            lambda item: store.put(item[1], item[0]), [*self.objects.items()], threads=store.at_once
+        )
+        new = {*compress(self.objects, put)}
+        for digest in filter(None, (self.layout_digest, self.note.config)):
+            # more than one version needs it
+            if digest in self.objects and digest not in new:
+                store.keep_spare(self.objects[digest], digest)
         named = {self.digest, self.layout_digest, *named_objects(self.note)}
         sizes = {digest: len(content) for digest, content in self.objects.items()}
         return replace(
@@ -95,6 +106,10 @@ class EncodedAdapter:
         """Return the adapter with labels and metrics in its note."""
         note = self.note.model_copy(update=annotations(labels, metrics))
         return replace(self, note=note)
+
+    def passed(self, checks: Sequence[CheckEntry]) -> "EncodedAdapter":
+        """Return the adapter with the checks that it has passed in its note."""
+        return replace(self, note=self.note.model_copy(update={"checks": [*checks]}))
 
     def new_bytes(self, store: Store) -> int:
         """Return the bytes that storing adds."""
@@ -167,7 +182,7 @@ def encode_adapter(
         coded = code_within_budget(reader, adapter, on_device, references, policy)
     fidelity = measure(reader, coded, adapter, pairs)
     if fidelity.error > policy.budget and not policy.k:
-        coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=COARSE)
+        coded = replace(keep_bits(adapter.layout, adapter.tensors), reason=COARSE)
         fidelity = measure(reader, coded, adapter, pairs)
     with context.catalog.begin() as session:
         lost = [source_name(session, space, digest) for digest in references.lost]
@@ -187,7 +202,7 @@ def encode_adapter(
         sources=coded.sources,
         previous=fidelity.stored.previous,
         note=note,
-        heads=reader.beside(coded.objects).has_heads(coded.digest),
+        heads=reader.has_heads(fidelity.stored),
         report=with_details(
             context,
             space,
@@ -204,9 +219,20 @@ def encode_adapter(
             adapter.layout,
             fidelity.rows,
             errors=fidelity.errors,
+            bits=fidelity.bits,
         ),
         objects={**coded.objects, **files},
     )
+
+
+def check_adapter(
+    context: Context, policy: Policy, task: TaskName, adapter: Adapter
+) -> list[CheckEntry]:
+    """Run on an adapter what a policy requires, and what is to be run besides.
+
+    Raises RefusedError where it does not pass.
+    """
+    return run_checks(context.checks, policy.require, task, adapter, context.outside)
 
 
 def named_objects(note: TaskNote) -> set[Digest]:

@@ -73,7 +73,12 @@ class RunWave(Protocol):
 
 
 def check_first_import(
-    sources: Iterable[Any], from_file: Path | None, space: str | None, *, outside: Outside
+    sources: Iterable[Any],
+    from_file: Path | None,
+    space: str | None,
+    *,
+    format: str | None,
+    outside: Outside,
 ) -> None:
     """Check that an import can begin a registry that is not there yet: one adapter can be used.
 
@@ -87,6 +92,7 @@ def check_first_import(
                     [(item.task, item.adapter)],
                     item.space or space,
                     adapter_name=None,
+                    format=item.format or format,
                     outside=outside,
                 )
             except ShareRegistryError as error:

@@ -45,6 +45,7 @@ class ImportRequest:
             labels=labels,
             metrics={**self.options.metrics, **source.metrics},
             derived_from=tuple(source.derived_from) or self.options.derived_from,
+            format=source.format or self.options.format,
         )
 
     def space_of(self, source: ImportSource) -> str | None:

@@ -73,4 +73,12 @@ def _workers(
     count = min(request.workers or processors(), items // _FEWEST)
     if count < 2 or context.place is None or not context.place.is_shared or not can_start():
         return nullcontext(ThisProcess(context))
-    return WorkerProcesses(context.place, count, device=context.device_name, preload=_WORK)
+    if not all(check.is_portable for check in context.checks.values()):
+        return nullcontext(ThisProcess(context))
+    return WorkerProcesses(
+        context.place,
+        count,
+        device=context.device_name,
+        preload=_WORK,
+        checks=context.checks,
+    )

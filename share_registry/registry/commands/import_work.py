@@ -5,7 +5,7 @@ sent back for any number of adapters.
 """
 
 from dataclasses import dataclass, replace
-from os import PathLike, fspath
+from os import PathLike
 
 from share_registry.catalog.queries import lookups
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, parse_reference
@@ -54,7 +54,7 @@ def survey(context: Context, source: ImportSource, request: ImportRequest) -> Su
     for ref in options.derived_from:
         parse_reference(ref)
     named, space = within_space([(source.task, source.adapter)], request.space_of(source))
-    batch = load_adapters(named, adapter_name=None, outside=context.outside)
+    batch = load_adapters(named, adapter_name=None, format=options.format, outside=context.outside)
     ((task, adapter),) = batch.adapters.items()
     with context.catalog.keep_connection(), context.catalog.begin() as session:
         target = find_target(session, context.store, [adapter], space)
@@ -121,5 +121,5 @@ def measure(context: Context, source: ImportSource, request: ImportRequest) -> t
 def name_of(source: ImportSource) -> str:
     """Return what a report calls an adapter: its place, else its task."""
     if isinstance(source.adapter, str | PathLike):
-        return fspath(source.adapter)
+        return str(source.adapter)
     return source.task or type(source.adapter).__name__

@@ -2,12 +2,12 @@
 
 They are decoded as a checkout decodes them, a group of tensors at a time: each is compared with the
 source, hashed as part of the file that export writes, and given up. So no more than a few groups of
-decoded tensors are in memory.
+decoded tensors are in memory, nor of the integers of an object too large to be kept.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain, starmap
 from math import sqrt
 from operator import is_
 from typing import Final
@@ -23,8 +23,10 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import digest_in_order
 from share_registry.exchange.normal_form import function_pairs
 from share_registry.exchange.tensors import TensorGroup, item_of, rows_of, tensor_groups
+from share_registry.format.adapter_object import SideBits, bits_of_modules
 from share_registry.format.layout import Layout
-from share_registry.materialize.decoder import Reader
+from share_registry.materialize.decoder import GroupedAdapter, Reader, StoredModules
+from share_registry.memory import give_back
 from share_registry.names import Digest
 from share_registry.parallel import MAX_THREADS, ahead
 from share_registry.registry.commands.coding import SerializedAdapter
@@ -39,10 +41,11 @@ class Fidelity:
     """What an adapter comes back as.
 
     Attributes:
-        stored: What its object was parsed as.
+        stored: What its object was parsed as; own rows may be zeros, where they are large.
         tensors_digest: Of the tensor file that export writes.
         error: Pooled relative error of the scaled dW.
         errors: That of each module.
+        bits: Estimated of both factors of each module, None where it is kept bit for bit.
         norm: Frobenius norm of the scaled dW that the error is relative to.
         rows: Its modules as Gaussian rows; none where nothing is coded.
     """
@@ -51,12 +54,13 @@ class Fidelity:
     tensors_digest: Digest
     error: float
     errors: tuple[float, ...]
+    bits: tuple[SideBits | None, ...]
     norm: float
     rows: Rows
 
 
-# One module beside its source
-_Module = tuple[Comparison, Rows]
+# One module beside its source, and its bits
+_Module = tuple[Comparison, Rows, SideBits | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,45 +85,52 @@ def measure(
     Raises:
         IntegrityError: nothing is coded, and yet a bit is lost (a defect).
     """
-    reader = reader.beside(coded.objects)
-    stored = reader.open(coded.digest).stored
-    decode = reader.group_decoder(coded.digest)
-    if any(stored.modules):
-        scratches = Scratches()
-        groups = _ahead(
-            lambda group: _compare(decode(group), group, adapter, pairs, scratches.own), adapter
-        )
-    else:
-        groups = _ahead(lambda group: _check_exact(decode(group), adapter), adapter)
+    give_back(adapter.raw_bytes)
+    decoded = reader.beside(coded.objects).in_groups(coded.digest)
+    scratches, is_coded = Scratches(), any(decoded.stored.modules)
+
+    def measure_group(group: TensorGroup, stored: Sequence[StoredModules]) -> _MeasuredGroup:
+        tensors = decoded.tensors(group, stored)
+        if not is_coded:
+            return _check_exact(tensors, adapter)
+        return _compare(tensors, group, stored, adapter, pairs, scratches.own)
+
+    groups = _ahead(decoded, measure_group, adapter)
     modules: dict[int, _Module] = {}
     tensors_digest = digest_in_order(
         adapter.layout, _in_file_order(adapter.layout, groups, modules)
     )
     in_order = [modules[position] for position in sorted(modules)]
-    error, errors = pool([comparison for comparison, _ in in_order])
+    error, errors = pool([comparison for comparison, *_ in in_order])
     return Fidelity(
-        stored=stored,
+        stored=decoded.stored,
         tensors_digest=tensors_digest,
         error=error,
         errors=tuple(errors or [0.0] * len(pairs)),
-        norm=_norm(adapter, pairs, [comparison.square for comparison, _ in in_order]),
-        rows=join_rows([rows for _, rows in in_order]),
+        bits=tuple(bits for *_, bits in in_order) or (None,) * len(pairs),
+        norm=_norm(adapter, pairs, [comparison.square for comparison, *_ in in_order]),
+        rows=join_rows([rows for _, rows, _ in in_order]),
     )
 
 
 def _ahead(
-    function: Callable[[TensorGroup], _MeasuredGroup], adapter: Adapter
+    decoded: GroupedAdapter,
+    function: Callable[[TensorGroup, Sequence[StoredModules]], _MeasuredGroup],
+    adapter: Adapter,
 ) -> Iterator[_MeasuredGroup]:
     """Yield what a function gives for all groups of an adapter's tensors, several at a time."""
     groups = tensor_groups(adapter.layout, elements=_GROUP)
+    # expanded by this thread, group after group
+    expanded = ((group, decoded.modules(group)) for group in groups)
     if len(groups) < 2:
-        return map(function, groups)
-    return ahead(one_thread()(function), groups, threads=MAX_THREADS)
+        return starmap(function, expanded)
+    return ahead(one_thread()(lambda item: function(*item)), expanded, threads=MAX_THREADS)
 
 
 def _compare(
     tensors: dict[str, torch.Tensor],
     group: TensorGroup,
+    stored: Sequence[StoredModules],
     adapter: Adapter,
     pairs: Sequence[FactorPair],
     scratch: Scratch,
@@ -135,8 +146,9 @@ def _compare(
     }
     compared = [compare(pair, pairs[position], scratch) for position, pair in decoded.items()]
     rows = rows_of_modules([*decoded.values()], [grams for _, grams in compared])
+    bits = bits_of_modules(chain(*stored))
     # Grams are given up: small, they would lie between what is large and is used again
-    modules = zip([comparison for comparison, _ in compared], rows, strict=True)
+    modules = zip([comparison for comparison, _ in compared], rows, bits, strict=True)
     return _MeasuredGroup(tensors=tensors, modules=dict(zip(decoded, modules, strict=True)))
 
 

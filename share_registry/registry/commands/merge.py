@@ -24,10 +24,17 @@ from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapte
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
 from share_registry.kinds import shown
 from share_registry.names import SpaceName, TaskName, split_task, task_name
+from share_registry.registry.admission import require_checked
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
-from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
+from share_registry.registry.commands.dependents import check_dependents
+from share_registry.registry.commands.encode import (
+    EncodedAdapter,
+    NewBasis,
+    check_adapter,
+    encode_adapter,
+)
 from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import (
     check_name,
@@ -91,6 +98,8 @@ def merge(
         encoded = _encode_merged(context, target, name, rows, weights, rule, options)
     with context.reading() as session:
         unlike = check_shapes(session, target, {name: encoded.adapter.layout})
+        policy = existing_target(session, target).policy
+    encoded = encoded.passed(check_adapter(context, policy, name, encoded.adapter))
     remarks = (_remark(rows, weights, rule), *shape_remarks(unlike[name]))
     encoded = encoded.annotated(labels, options.metrics)
     note = note_for(context, {name: encoded}, options, {name: remarks})
@@ -118,6 +127,7 @@ def merge(
         latest = lookups.latest_version(session, target, name)
         version = next_version(session, target, name, latest, expected=options.expected)
         unlike = check_shapes(session, target, {name: stored.adapter.layout})
+        _check_policy(context, session, target, {name: stored})
         members = {
             "requires": required_features([stored], unlike),
             "method": rule.method,
@@ -248,10 +258,22 @@ def _resolve_parents(
     return spaces[0], rows, [weight + 0.0 for _, weight in ordered]
 
 
+def _check_policy(
+    context: Context,
+    session: Session,
+    space: SpaceName,
+    encoded: Mapping[TaskName, EncodedAdapter],
+) -> None:
+    """Check, upon the head, that adapters are what the policy of their space asks for."""
+    policy = existing_target(session, space).policy
+    require_checked(policy.require, {task: item.note.checks for task, item in encoded.items()})
+    check_dependents(session, context.reader(), space, policy, encoded)
+
+
 def _name_again(context: Context, task: TaskName, row: TaskVersion) -> EncodedAdapter:
     """Return a version as what is committed once more: nothing of it is new."""
     note = read_task_note(context, row)
-    adapter = rebuild(context, row, note)
+    adapter, reader = rebuild(context, row, note), context.reader()
     return EncodedAdapter(
         adapter=adapter,
         digest=row.adapter_digest,
@@ -266,7 +288,7 @@ def _name_again(context: Context, task: TaskName, row: TaskVersion) -> EncodedAd
             attachments=note.attachments,
             original=note.original,
         ),
-        heads=context.reader().has_heads(row.adapter_digest),
+        heads=reader.has_heads(reader.open(row.adapter_digest).stored),
         report=AdapterReport(
             error=row.error,
             bound=row.bound,

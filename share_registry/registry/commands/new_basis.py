@@ -102,7 +102,7 @@ def saving_of(
 
     Those that stand for it are fitted to the sample, as large as it is where bytes decided that.
     """
-    if not (sample and policy.references and policy.budget > 0):
+    if not (sample and policy.shares and policy.budget > 0):
         return Saving(saved_bytes=0.0, alone_bytes=0.0)
     if rule.weighs_bytes:
         sizes = {each.module: (each.k_a, each.k_b) for each in basis.report.modules}

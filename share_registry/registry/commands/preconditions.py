@@ -205,7 +205,7 @@ def commit_of_unchanged(
 def is_unchanged(
     store: Store, task: TaskName, version: TaskVersion, adapter: "Adapter", options: CommitOptions
 ) -> bool:
-    """Tell whether an adapter is what a live task's version was committed from, or checks out as.
+    """Tell whether an adapter is what a live task's version was committed from, or is read as.
 
     A version that a refit or a restore made is not what was committed: its error is another.
     """

@@ -30,7 +30,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.places import is_directory
+from share_registry.exchange.places import at_path, is_directory, is_place
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.commands.commit import Encoded, commit_request
@@ -41,7 +41,8 @@ from share_registry.registry.commands.commit_plan import (
     plan_commit,
     within_space,
 )
-from share_registry.registry.commands.encode import EncodedAdapter, encode_adapter
+from share_registry.registry.commands.dependents import closure, may_need
+from share_registry.registry.commands.encode import EncodedAdapter, check_adapter, encode_adapter
 from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import check_options, check_texts
 from share_registry.registry.commands.publish import idempotency_key
@@ -125,7 +126,12 @@ def prepare_source(
     labels = check_options(options, context.outside)
     sources, space = within_space([(task, source)], space)
     with context.catalog.keep_connection():
-        batch = load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside)
+        batch = load_adapters(
+            sources,
+            adapter_name=options.adapter_name,
+            format=options.format,
+            outside=context.outside,
+        )
         ((name, adapter),) = batch.adapters.items()
         # whether the task has it already is for whoever publishes it
         request = CommitRequest.of(batch, replace(options, allow_duplicate=True))
@@ -134,6 +140,7 @@ def prepare_source(
             plan = plan_commit(context, session, request, space)
             number = _number(session, plan, at)
         policy = _policy_of(plan, options)
+        checks = check_adapter(context, policy, name, adapter)
         encoded = encode_adapter(
             context,
             plan.target.name,
@@ -142,7 +149,8 @@ def prepare_source(
             policy=policy,
             parents=plan.parents[name],
             at=number,
-        ).annotated(labels, options.metrics)
+        )
+        encoded = encoded.annotated(labels, options.metrics).passed(checks)
         return Prepared(
             space=plan.target.name,
             task=name,
@@ -237,8 +245,8 @@ def _policy_of(plan: CommitPlan, options: CommitOptions) -> Policy:
 def _read_again(context: Context, source: Any, adapter: Adapter) -> Any:
     """Return what an adapter can be read again from, in any directory."""
     if is_directory(source):
-        return os.fspath(context.outside.absolute(Path(source)))
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else adapter
+        return at_path(source, os.fspath(context.outside.absolute(Path(source))))
+    return at_path(source, os.fspath(source)) if is_place(source) else adapter
 
 
 def _by_task(prepared: Sequence[Prepared], options: CommitOptions) -> dict[TaskName, Prepared]:
@@ -275,7 +283,12 @@ def _by_task(prepared: Sequence[Prepared], options: CommitOptions) -> dict[TaskN
 def _present(context: Context, prepared: Prepared, plan: CommitPlan) -> Prepared:
     """Return an adapter whose objects are there: it is coded again where some are not."""
     space = plan.target.name
-    if space == prepared.space and all(map(context.store.has, prepared.needs)):
+    if (
+        space == prepared.space
+        and not context.store.missing(prepared.needs)
+        and _may_need(context, prepared, plan.target.policy)
+        and {*plan.target.policy.require} <= {each.name for each in prepared.encoded.note.checks}
+    ):
         return prepared
     again = prepare_source(
         context,
@@ -288,8 +301,17 @@ def _present(context: Context, prepared: Prepared, plan: CommitPlan) -> Prepared
         again.source_digest == prepared.source_digest,
         ConflictError(
             f"the adapter of task {prepared.task!r} changed since it was prepared, and objects "
-            "that it needs are not there any more.",
+            "that it needs are not there any more, or may not be needed by more versions.",
             hint="Prepare it again.",
         ),
     )
     return again
+
+
+def _may_need(context: Context, prepared: Prepared, policy: Policy) -> bool:
+    """Tell whether an adapter may still be published with what it refers to (spec COM-13)."""
+    if policy.max_dependents is None:
+        return True
+    needed = closure(context.reader(), prepared.encoded.needs)
+    with context.catalog.begin() as session:
+        return may_need(session, prepared.space, prepared.task, needed, policy.max_dependents)

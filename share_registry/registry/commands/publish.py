@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from typing import Any, Final
 
-from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.sql import Session
@@ -36,19 +35,16 @@ from share_registry.errors import (
 from share_registry.exchange.adapter import Adapter
 from share_registry.format.canonical import MAX_JSON_BYTES, sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import (
-    Note,
-    Record,
-    objects_of_note,
-    objects_of_record,
-    parse_record,
-)
+from share_registry.format.named_objects import objects_of_note, objects_of_record
+from share_registry.format.records import Note, Record, parse_record
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.commands.interrupts import note_attempt, tells_of_interrupts
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
+from share_registry.registry.evidence import require_unreplaced
 from share_registry.registry.log_ends import check_end
-from share_registry.registry.sync import replay_in_memory
+from share_registry.registry.log_entries import LogEntry
+from share_registry.registry.sync import apply_entry, replay_in_memory
 from share_registry.store.protocol import KeptHead, PublishStateUnknownError, Store
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit
@@ -207,7 +203,10 @@ def _attempt(
             context.store.sync_log(space)
             if isinstance(record, int):
                 return record, False
-            apply(session, record=record, id=record.id, note=note, layouts=layouts)
+            brought = {Digest(entry.adapter) for entry in getattr(record, "tasks", ())}
+            require_unreplaced(context, session, space, needs, brought)
+            entry = LogEntry(record=record, id=record.id, note=note, layouts={**layouts})
+            apply_entry(session, context.store, entry)
             _check_closure(context.store, record, note, needs)
             context.outside.at("commit.publish")
             if not _create_record(context, record):
@@ -259,7 +258,7 @@ def _check_closure(
     named = {*needs, *(digest for digest, _ in objects_of_record(record))}
     if note is not None:
         named.update(digest for digest, _ in objects_of_note(note))
-    gone = sorted(digest for digest in named if not store.has(digest))
+    gone = store.missing(named)
     ensure(
         not gone,
         ConflictError(

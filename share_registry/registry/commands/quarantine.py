@@ -227,7 +227,7 @@ def _described(read: Callable[[], bytes | None]) -> tuple[str, str]:
 
 def _is_sound(context: Context, digest: Digest) -> bool:
     try:
-        context.store.get(digest)
+        context.store.uncached().get(digest)
     except (IntegrityError, StoreError):
         return False
     return True

@@ -35,6 +35,7 @@ from share_registry.errors import (
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.tensors import move_to_device
+from share_registry.format.adapter_object import bits_of_modules
 from share_registry.format.records import Note, RefitRecord, TaskNote
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version
@@ -95,12 +96,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         present = lookups.current_basis(session, name)
     rows = described_versions(context, rows)
     require_recorded(context, rows)
-    ensure(
-        rows,
-        NotFoundError(
-            f"space {name!r} has no live task to fit a basis to.", hint="Commit adapters first."
-        ),
-    )
+    _check_may_fit(name, policy, rows)
     with context.catalog.begin() as session:
         closest = lookups.closest_versions(session, name, rows)
     gone = undescribed(context, [*closest, *sample])
@@ -278,6 +274,23 @@ def _check_gain(basis: BasisReport, space: SpaceName) -> None:
     )
 
 
+def _check_may_fit(space: SpaceName, policy: Policy, rows: Sequence[TaskVersion]) -> None:
+    ensure(
+        policy.max_dependents is None,
+        RefusedError(
+            f"the policy of space {space!r} lets {policy.max_dependents} versions need one object: "
+            "none may refer to a basis.",
+            hint="Take max_dependents out of the policy first.",
+        ),
+    )
+    ensure(
+        rows,
+        NotFoundError(
+            f"space {space!r} has no live task to fit a basis to.", hint="Commit adapters first."
+        ),
+    )
+
+
 def _fit_rule(options: RefitOptions, policy_budget: float, tasks: int) -> FitRule:
     budget = options.budget if options.budget is not None else policy_budget
     rule = rule_within_budget(budget, tasks=tasks)
@@ -337,6 +350,7 @@ def _reexpress_version(
             decoded.layout,
             gaussian_rows(modules),
             errors=module_errors(modules, pairs),
+            bits=bits_of_modules(decoded_as.modules),
             new_basis=basis.digest,
         )
     return EncodedAdapter(
@@ -347,7 +361,7 @@ def _reexpress_version(
         norm=row.norm,
         sources=coded.sources,
         note=TaskNote(task=row.task),
-        heads=reader.beside(coded.objects).has_heads(coded.digest),
+        heads=reader.has_heads(decoded_as),
         report=report,
         objects=coded.objects,
     )

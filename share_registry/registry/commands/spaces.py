@@ -27,6 +27,8 @@ from share_registry.exchange.base_model import (
 )
 from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
 from share_registry.format.records import (
+    BOUNDED_DEPENDENTS,
+    COMMIT_CHECKS,
     BaseModelBody,
     CreateRecord,
     Note,
@@ -101,7 +103,7 @@ def create_space(
             label=label, revision=base_revision, labels=sorted(set(base_labels) - {label})
         )
         return CreateRecord.model_validate(
-            place | {"base_model": base, "policy": _policy_body(policy or Policy())}
+            place | {"base_model": base} | _policy_members(policy or Policy())
         )
 
     commit = publish(context, space, build, note=Note(author=context.author_of(author)))
@@ -125,7 +127,7 @@ def set_policy(
     def build(session: Session, place: Place) -> PolicyRecord | CommitNumber:
         if existing_target(session, name).policy == policy:
             return lookups.policy_change(session, name)[0]
-        return PolicyRecord.model_validate(place | {"policy": _policy_body(policy)})
+        return PolicyRecord.model_validate(place | _policy_members(policy))
 
     context.require_writable()
     with context.reading() as session:
@@ -274,7 +276,7 @@ def _was_accepted(session: Session, store: Store, space: SpaceName, label: str) 
     """
     for digest in lookups.config_digests(session, space):
         with suppress(NotFoundError, IntegrityError, InvalidInputError):
-            config = parse_config(store.get(digest, limit=MAX_CONFIG_BYTES))
+            config = parse_config(store.get_or_spare(digest, limit=MAX_CONFIG_BYTES))
             if label and base_of(config).label == label:
                 return True
     return False
@@ -295,8 +297,13 @@ def existing_target(session: Session, name: SpaceName) -> CommitTarget:
     )
 
 
-def _policy_body(policy: Policy) -> PolicyBody:
-    return PolicyBody(
+def _policy_members(policy: Policy) -> dict[str, object]:
+    """Return a policy as a record says it, and what a reader must know of that."""
+    features = {
+        BOUNDED_DEPENDENTS: policy.max_dependents is not None,
+        COMMIT_CHECKS: bool(policy.require),
+    }
+    body = PolicyBody(
         budget=decimal(policy.budget),
         keep_original=policy.keep_original,
         references=policy.references,
@@ -304,7 +311,10 @@ def _policy_body(policy: Policy) -> PolicyBody:
         pseudo_rank=policy.pseudo_rank,
         k=policy.k,
         phi=policy.phi,
+        max_dependents=policy.max_dependents,
+        require=list(policy.require),
     )
+    return {"policy": body, "requires": [name for name, is_used in features.items() if is_used]}
 
 
 def _check_labels(labels: Sequence[str], revision: str | None) -> None:

@@ -11,6 +11,7 @@ from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import is_same_module
 from share_registry.format.layout import Layout, UnlikeShape, learn_shapes
 from share_registry.format.records import (
+    COMMIT_CHECKS,
     FLOAT_HEADS,
     MODULE_SHAPES,
     AbsorbedTask,
@@ -31,9 +32,19 @@ _OTHER_BASE: Final = "It was trained on another base model: commit it to another
 
 
 def check_shapes(
-    session: Session, space: SpaceName, layouts: Mapping[TaskName, Layout]
+    session: Session,
+    space: SpaceName,
+    layouts: Mapping[TaskName, Layout],
+    *,
+    present: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> dict[TaskName, list[UnlikeShape]]:
     """Check that every module is of the base model of the space, and of the other layouts.
+
+    Args:
+        session: A transaction.
+        space: The space.
+        layouts: By task.
+        present: The shapes of the space's modules, where they were asked for before.
 
     Returns:
         For each task its modules of another shape than the space first had: those of a grown
@@ -42,7 +53,7 @@ def check_shapes(
     Raises:
         RefusedError: a module has a shape that another base model must have.
     """
-    shapes = dict(lookups.module_shapes(session, space))
+    shapes = dict(lookups.module_shapes(session, space) if present is None else present)
     unlike = {task: learn_shapes(layout, shapes) for task, layout in sorted(layouts.items())}
     for each in chain.from_iterable(unlike.values()):
         ensure(
@@ -63,10 +74,13 @@ def required_features(
     """Return what a reader must know of a record.
 
     Args:
-        encoded: Its adapters: floats of some may be split (spec REC-21).
+        encoded: Its adapters: floats of some may be split (spec REC-21), some have passed checks
+            (spec COM-14).
         unlike: Its modules of another shape than the space first had (spec REC-15).
     """
+    encoded = list(encoded)
     features = {
+        COMMIT_CHECKS: any(item.note.checks for item in encoded),
         FLOAT_HEADS: any(item.heads for item in encoded),
         MODULE_SHAPES: any((unlike or {}).values()),
     }
@@ -164,7 +178,7 @@ def preview_commit(
         reports[str(task)] = replace(
             item.report,
             bytes_added=sum(len(item.objects[digest]) for digest in new if digest not in counted),
-            notes=tuple(note.of(task).remarks),
+            notes=note.of(task).notes,
         )
         counted.update(new)
     with context.catalog.begin() as session:

@@ -6,17 +6,19 @@ takes too much memory) is started again and asked once more.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from share_registry.errors import RefusedError, ShareRegistryError
 from share_registry.outside.processes import ProcessEndedError, WorkerProcess
-from share_registry.registry.context import Context, Location, reopen
+from share_registry.registry.admission import NamedCheck
+from share_registry.registry.context import Context, reopen
+from share_registry.registry.location import Location
 
 _LOG: Final = logging.getLogger(__name__)
 _TRIES: Final = 2
@@ -36,11 +38,11 @@ class Workers(Protocol):
 
 
 def attempt(
-    context: Context, function: Callable[..., _T], arguments: Sequence[Any]
+    opened: object, function: Callable[..., _T], arguments: Sequence[Any]
 ) -> "_T | ShareRegistryError":
-    """Return what a function returns or raises."""
+    """Return what a function of what is open, and of arguments, returns or raises."""
     try:
-        return function(context, *arguments)
+        return function(opened, *arguments)
     except ShareRegistryError as error:
         return error
     # whatever one adapter meets, the others go on
@@ -96,12 +98,21 @@ class WorkerProcesses:
         count: How many there are.
         device: Where they compute.
         preload: Module that has what they are to call.
+        checks: What they run on adapters before they code them.
     """
 
-    def __init__(self, place: Location, count: int, *, device: str, preload: str) -> None:
+    def __init__(
+        self,
+        place: Location,
+        count: int,
+        *,
+        device: str,
+        preload: str,
+        checks: Mapping[str, NamedCheck] = MappingProxyType({}),
+    ) -> None:
         self.count = count
         self._place = place
-        self._device = device
+        self._device, self._checks = device, dict(checks)
         self._preload = preload
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._all: set[WorkerProcess] = set()
@@ -153,7 +164,9 @@ class WorkerProcesses:
         with self._starting:
             if self._ends:
                 raise ProcessEndedError("nobody waits for what it does")
-            process = WorkerProcess(reopen, self._place, self._device, preload=self._preload)
+            process = WorkerProcess(
+                reopen, self._place, self._device, self._checks, preload=self._preload
+            )
             self._all.add(process)
         return process
 

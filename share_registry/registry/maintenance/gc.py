@@ -14,6 +14,7 @@ moment and is about to publish. Two things keep that safe:
 """
 
 import logging
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -26,7 +27,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.format.records import parse_format
-from share_registry.names import first_and_more
+from share_registry.names import Digest, first_and_more
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.context import Context
 from share_registry.registry.maintenance.reach import Reach
@@ -48,26 +49,25 @@ def collect_garbage(
     progress: Progress = ignore_progress,
 ) -> GarbageReport:
     """Remove what no record needs and nobody has put for some days; see `Registry.gc`."""
-    if not dry_run:
-        context.require_writable()
-    _check_allowed(context)
-    reach = Reach(store=context.store)
-    _follow(reach, progress)
-    _check_ends(context, reach)
+    check_allowed(context, dry_run=dry_run)
+    reach = reach_of(context, progress)
     context.outside.at("gc.marked")
     report = _plan(context, reach, grace_days, progress)
     context.outside.at("gc.planned")
     if dry_run:
         return report
     removed = _remove(context, reach, report.garbage, before_s=report.before_s, progress=progress)
+    _remove_spares(context, reach)
     for item in report.litter:
         context.store.remove_litter(item.name)
     _LOG.info("removed %d objects of %d bytes", len(removed), sum(item.size for item in removed))
     return report.applied(removed)
 
 
-def _check_allowed(context: Context) -> None:
+def check_allowed(context: Context, *, dry_run: bool) -> None:
     """Check that this release may remove anything at all. Raises RefusedError, FormatError."""
+    if not dry_run:
+        context.require_writable()
     context.catch_up()
     for error in context.ends.unknown.values():
         if isinstance(error, FormatError):
@@ -89,7 +89,15 @@ def _check_allowed(context: Context) -> None:
     )
 
 
-def _follow(reach: Reach, progress: Progress = ignore_progress) -> None:
+def reach_of(context: Context, progress: Progress = ignore_progress) -> Reach:
+    """Follow every log to its end, and check that none has lost it. Raises RefusedError."""
+    reach = Reach(store=context.store.uncached())
+    follow_logs(reach, progress)
+    _check_ends(context, reach)
+    return reach
+
+
+def follow_logs(reach: Reach, progress: Progress = ignore_progress) -> None:
     """Follow the logs. Raises RefusedError where something cannot be read."""
     try:
         reach.follow(progress)
@@ -102,20 +110,16 @@ def _follow(reach: Reach, progress: Progress = ignore_progress) -> None:
 
 def _check_ends(context: Context, reach: Reach) -> None:
     """Check that no log has lost its end, as far as the catalog can tell. Raises RefusedError."""
-    with context.lockable().begin() as session:
-        heads = lookups.heads(session)
-    noted = context.store.kept_heads()
-    lost = [
-        f"{space}/@c{end.number} ({end.id[:8]})"
-        for ends in (heads, noted)
-        for space, end in ends.items()
-        if space not in reach.heads or reach.heads[space][0] < end.number
-    ]
+    lost = _lost_ends(context, reach)
+    if lost:
+        # unless they came meanwhile
+        follow_logs(reach)
+        lost = [end for end in lost if end in _lost_ends(context, reach)]
     ensure(
         not lost,
         RefusedError(
             f"nothing is removed while records are missing that were published: "
-            f"{first_and_more([*dict.fromkeys(lost)])}.",
+            f"{first_and_more(lost)}.",
             hint="Bring them back from a copy of the store.",
         ),
     )
@@ -127,6 +131,19 @@ def _check_ends(context: Context, reach: Reach) -> None:
             hint="If its logs were lost, bring them back from a copy; else create a space first.",
         ),
     )
+
+
+def _lost_ends(context: Context, reach: Reach) -> list[str]:
+    """Return the ends of logs that are known to the catalog, or were noted, and not reached."""
+    with context.lockable().begin() as session:
+        heads = lookups.heads(session)
+    lost = [
+        f"{space}/@c{end.number} ({end.id[:8]})"
+        for ends in (heads, context.store.kept_heads())
+        for space, end in ends.items()
+        if space not in reach.heads or reach.heads[space][0] < end.number
+    ]
+    return [*dict.fromkeys(lost)]
 
 
 def _plan(context: Context, reach: Reach, grace_days: float, progress: Progress) -> GarbageReport:
@@ -187,15 +204,35 @@ def _remove(
     """Remove what is garbage still, some at a time under the lock that publishing takes."""
     store, removed = context.store, []
     pending = iter(garbage)
+
+    def still_old(some: list[Garbage]) -> Iterator[Digest]:
+        for item in some:
+            used_s = store.used_s(item.digest)
+            if item.digest not in reach.objects and used_s is not None and used_s <= before_s:
+                yield item.digest
+                removed.append(item)
+
     while some := list(islice(pending, _AT_ONCE)):
         with context.lockable().begin(write=True):
-            _follow(reach)
+            follow_logs(reach)
             context.outside.at("gc.recheck")
-            for item in some:
-                used_s = store.used_s(item.digest)
-                if item.digest in reach.objects or used_s is None or used_s > before_s:
-                    continue
-                store.remove(item.digest)
-                removed.append(item)
+            store.remove(still_old(some))
         progress("removed", len(removed), len(garbage))
     return removed
+
+
+def _remove_spares(context: Context, reach: Reach) -> None:
+    """Remove second copies of objects that are gone and that nothing needs."""
+    store = context.store
+
+    def unneeded() -> list[Digest]:
+        return [
+            digest
+            for digest in store.spares()
+            if digest not in reach.objects and not store.has(digest)
+        ]
+
+    if unneeded():
+        with context.lockable().begin(write=True):
+            follow_logs(reach)
+            store.remove(unneeded())

@@ -9,12 +9,10 @@ What is damaged is moved to `quarantine` before what is sound takes its place, n
 """
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Final
 
 from share_registry.catalog.queries import lookups
@@ -38,6 +36,7 @@ from share_registry.registry.audit.verify import walk_store
 from share_registry.registry.audit.walk import Walk
 from share_registry.registry.commands.quarantine import new_place
 from share_registry.registry.context import Context
+from share_registry.registry.location import what_is_at
 from share_registry.store.open import open_store
 from share_registry.store.protocol import KeptHead, Store, object_name, record_name
 from share_registry.values.checks import Outcome
@@ -46,28 +45,25 @@ from share_registry.values.shards import Shard
 
 _LOG: Final = logging.getLogger(__name__)
 _ABSENT: Final = "the copy has no sound one"
+_ALONE: Final = "there is no second copy of it in the store"
 # Clauses of an object that is not there, and of one that cannot be read or has other bytes
 _LOST: Final = frozenset({"OBJ-01", "OBJ-02"})
 
 
 def repair(
     context: Context,
-    source: "FilePath | Store",
+    source: "FilePath | Store | None",
     *,
     dry_run: bool,
     progress: Progress = ignore_progress,
 ) -> RepairReport:
-    """Bring back what is damaged or missing from another store; see `Registry.repair`."""
+    """Bring back what is damaged or missing; see `Registry.repair`."""
     if not dry_run:
         context.require_writable()
-    copy = _open_copy(context, source)
+    copy = None if source is None else _open_copy(context, source)
     # a store that was open before stays open
-    with nullcontext() if copy is source else closing(copy):
-        ensure(
-            copy is not context.store,
-            InvalidInputError("a store is no copy of itself.", hint="Give the place of a copy."),
-        )
-        files = _repair_logs(context, copy, dry_run=dry_run)
+    with nullcontext() if copy is source or copy is None else closing(copy):
+        files = {} if copy is None else _repair_logs(context, copy, dry_run=dry_run)
         walk, _ = walk_store(context, "data", Shard(), progress)
         # a later round sees what those that came back refer to
         while new := _repair_objects(context, copy, walk, files, dry_run=dry_run):
@@ -79,17 +75,18 @@ def repair(
         files.update(_left(walk, files))
         context.forget_decoded()
         context.catch_up()
-    return RepairReport(source=str(source), dry_run=dry_run, files=tuple(files.values()))
+    place = "second copies in the store" if source is None else str(source)
+    return RepairReport(source=place, dry_run=dry_run, files=tuple(files.values()))
 
 
 def _open_copy(context: Context, source: FilePath | Store) -> Store:
     """Open the store of a copy for reading. Raises NotFoundError, InvalidInputError."""
-    root = context.place.root if context.place is not None else None
-    if isinstance(source, str | os.PathLike) and root is not None:
-        ensure(
-            context.outside.resolved(Path(source)) != context.outside.resolved(root),
-            InvalidInputError("a store is no copy of itself.", hint="Give the place of a copy."),
-        )
+    own = context.store if context.place is None else context.place.store
+    ensure(
+        source is not context.store
+        and what_is_at(source, context.outside) != what_is_at(own, context.outside),
+        InvalidInputError("a store is no copy of itself.", hint="Give the place of a copy."),
+    )
     try:
         return open_store(source, "r", context.outside)
     except NotFoundError as error:
@@ -99,22 +96,30 @@ def _open_copy(context: Context, source: FilePath | Store) -> Store:
 
 
 def _repair_objects(
-    context: Context, copy: Store, walk: Walk, done: Mapping[str, Repaired], *, dry_run: bool
+    context: Context,
+    copy: Store | None,
+    walk: Walk,
+    done: Mapping[str, Repaired],
+    *,
+    dry_run: bool,
 ) -> dict[str, Repaired]:
     """Bring back the objects that are damaged or missing; return what became of each."""
     refs = {finding.what: finding.refs for finding in walk.findings}
     place, files = new_place(context), {}
+    absent = _ALONE if copy is None else _ABSENT
     for digest in _lost_objects(walk):
         name = f"object {digest}"
         if name in done:
             continue
-        content = _object_if_sound(copy, digest)
+        content = context.store.spare(digest)
+        if content is None and copy is not None:
+            content = _object_if_sound(copy, digest)
         if content is not None and not dry_run:
             _replace_object(context, digest, content, place)
         files[name] = Repaired(
             name=name,
             size=len(content or b""),
-            refused="" if content is not None else _ABSENT,
+            refused="" if content is not None else absent,
             refs=refs.get(name, ()),
         )
     return files

@@ -1,0 +1,174 @@
+"""What the config.json of a base model says that llama.cpp's files depend on.
+
+It is never read from where a stored label points to, only from where the caller says, or of the
+Hub's cache on this machine.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
+from share_registry.format.canonical import parse_foreign
+from share_registry.kinds import FilePath
+from share_registry.outside.files import Kind, Outside
+
+BASE_CONFIG: Final = "config.json"
+_MAX_BYTES: Final = 1 << 20
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+# Classes of transformers -> what llama.cpp calls their architecture
+ARCHITECTURES: Final[Mapping[str, str]] = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "MixtralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen2MoeForCausalLM": "qwen2moe",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3moe",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3",
+    "Gemma3ForConditionalGeneration": "gemma3",
+    "Olmo2ForCausalLM": "olmo2",
+    "Phi3ForCausalLM": "phi3",
+    "GraniteForCausalLM": "granite",
+    "SmolLM3ForCausalLM": "smollm3",
+}
+# Those whose embeddings are tied where the file does not say
+_TIED: Final = frozenset({"gemma", "gemma2", "gemma3", "smollm3"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseConfig:
+    """The sizes of a base model.
+
+    Attributes:
+        name: Its class in transformers.
+        architecture: What llama.cpp calls it.
+        layers: Number of layers.
+        width: Of the residual stream.
+        heads: Number of attention heads.
+        kv_heads: Number of heads of k and v.
+        head_width: Rows of q for each head.
+        experts: Experts of a layer; None where it has none or the file does not say.
+        vocabulary: Rows of the embedding; None where the file does not say.
+        is_tied: Whether the output is the embedding.
+        place: The file.
+    """
+
+    name: str
+    architecture: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    experts: int | None
+    vocabulary: int | None
+    is_tied: bool
+    place: str
+
+
+def is_hub_id(label: str) -> bool:
+    """Tell whether a label is that of a model on the Hub."""
+    return _HUB_ID.fullmatch(label) is not None and ".." not in label
+
+
+def read_base_config(path: FilePath | None, *, label: str, outside: Outside) -> BaseConfig:
+    """Return what the config.json of a base model says.
+
+    Args:
+        path: The file, or the directory that it is in; None for what the Hub's cache has.
+        label: Label of the base model.
+        outside: The file system.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidInputError: it is no config of a model.
+        RefusedError: what llama.cpp calls its modules is not known here.
+    """
+    place = _cached(label, outside) if path is None else outside.absolute(Path(path))
+    if place is None:
+        raise NotFoundError(
+            f"the sizes of the base model {label[:120]!r} are not known, which the file for "
+            "llama.cpp depends on.",
+            hint=f"Give its {BASE_CONFIG}, or the directory that has it: base_config=....",
+        )
+    if outside.kind_behind(place) is Kind.DIRECTORY:
+        place = place / BASE_CONFIG
+    content = outside.read(outside.resolved(place), limit=_MAX_BYTES)
+    return parse_base_config(content, place=str(place))
+
+
+def parse_base_config(content: bytes, *, place: str) -> BaseConfig:
+    """Return what a config.json says. Raises InvalidInputError, RefusedError."""
+    config = parse_foreign(content, subject=place, limit=_MAX_BYTES)
+    inner = config.get("text_config")
+    if isinstance(inner, dict):
+        config = config | {name: value for name, value in inner.items() if value is not None}
+    classes = config.get("architectures")
+    name = str(classes[0]) if isinstance(classes, list) and classes else ""
+    ensure(
+        name in ARCHITECTURES,
+        RefusedError(
+            f"{place}: architecture {name[:60]!r}: what llama.cpp calls its modules is not known "
+            f"here, expected one of {', '.join(ARCHITECTURES)}.",
+            hint="Export it without a target, and convert it with llama.cpp's "
+            "convert_lora_to_gguf.py.",
+        ),
+    )
+    heads = _size(config, "num_attention_heads", place)
+    width = _size(config, "hidden_size", place)
+    architecture = ARCHITECTURES[name]
+    return BaseConfig(
+        name=name,
+        architecture=architecture,
+        layers=_size(config, "num_hidden_layers", place),
+        width=width,
+        heads=heads,
+        kv_heads=_optional(config, "num_key_value_heads", place) or heads,
+        head_width=_optional(config, "head_dim", place) or width // heads,
+        experts=_optional(config, "num_local_experts", place)
+        or _optional(config, "num_experts", place),
+        vocabulary=_optional(config, "vocab_size", place),
+        is_tied=bool(config.get("tie_word_embeddings", architecture in _TIED)),
+        place=place,
+    )
+
+
+def _cached(label: str, outside: Outside) -> Path | None:
+    """Return the file of a model in the Hub's cache on this machine; nothing is downloaded."""
+    if not is_hub_id(label):
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    path = try_to_load_from_cache(label, BASE_CONFIG)
+    return outside.absolute(Path(path)) if isinstance(path, str) else None
+
+
+def _size(config: Mapping[str, Any], name: str, place: str) -> int:
+    size = _optional(config, name, place)
+    ensure(
+        size,
+        InvalidInputError(
+            f"{place} has no {name}, expected the config of a base model.",
+            hint=f"Give the {BASE_CONFIG} that lies beside the base model's weights.",
+        ),
+    )
+    return size or 0
+
+
+def _optional(config: Mapping[str, Any], name: str, place: str) -> int | None:
+    size = config.get(name)
+    ensure(
+        size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0),
+        InvalidInputError(
+            f"{place}: {name} is {str(size)[:40]}, expected a whole number above 0.",
+            hint=f"Give the {BASE_CONFIG} that lies beside the base model's weights.",
+        ),
+    )
+    return size

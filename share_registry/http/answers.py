@@ -1,0 +1,121 @@
+"""What is sent back: JSON, errors as JSON, and files with ranges.
+
+An answer names no path of this machine and has no traceback: what is wrong inside is in the log.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.responses import FileResponse, JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+from typing_extensions import override
+
+from share_registry.errors import (
+    CatalogError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ShareRegistryError,
+    StoreError,
+)
+from share_registry.escapes import json_text, one_line
+
+_LOG: Final = logging.getLogger(__name__)
+# Of the error family; every other is a fault of the server
+_STATUSES: Final[Mapping[type[ShareRegistryError], int]] = {
+    InvalidInputError: 400,
+    NotFoundError: 404,
+    RefusedError: 422,
+    CatalogError: 503,
+    ConflictError: 503,
+    StoreError: 503,
+}
+_FAULT: Final = 500
+_UNAVAILABLE: Final = 503
+_RETRY_S: Final = "5"
+_SEE_LOG: Final = "The log of the server has the reason."
+_JSON_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class JsonAnswer(JSONResponse):
+    """A JSON document, in which nothing reorders letters or drives a terminal."""
+
+    def __init__(
+        self, content: object, *, status_code: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(content, status_code, headers={**_JSON_HEADERS, **(headers or {})})
+
+    @override
+    def render(self, content: object) -> bytes:
+        return json_text(content).encode()
+
+
+class FileAnswer(FileResponse):
+    """A file, whole or in ranges. A range that it does not have is refused as JSON."""
+
+    chunk_size = 1 << 20
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: list[JsonAnswer] = []
+
+        async def pass_on(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                refused.append(_no_such_range(message))
+            if not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, pass_on)
+        for answer in refused:
+            await answer(scope, receive, send)
+
+
+def error_answer(
+    error: ShareRegistryError, *, status: int, headers: Mapping[str, str] | None = None
+) -> JsonAnswer:
+    """Return an error as the command line prints it with `--json`."""
+    document = {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
+    return JsonAnswer(document, status_code=status, headers=headers)
+
+
+def failure_answer(error: Exception, *, asked: str) -> JsonAnswer:
+    """Return what is said of a request that failed.
+
+    Args:
+        error: Why. What is not the client's fault is logged, and not told.
+        asked: What was asked for.
+    """
+    if not isinstance(error, ShareRegistryError):
+        _LOG.error("%s is not served", one_line(asked), exc_info=error)
+        return error_answer(
+            ShareRegistryError(f"{asked} cannot be served.", hint=_SEE_LOG), status=_FAULT
+        )
+    kinds = (kind for kind in _STATUSES if isinstance(error, kind))
+    status = _STATUSES.get(next(kinds, type(error)), _FAULT)
+    if status < _FAULT:
+        return error_answer(error, status=status)
+    _LOG.warning("%s is not served: %s", one_line(asked), error)
+    if status == _UNAVAILABLE:
+        untold = type(error)(f"{asked} cannot be read now.", hint=f"Try again. {_SEE_LOG}")
+        return error_answer(untold, status=status, headers={"Retry-After": _RETRY_S})
+    untold = type(error)(f"{asked} is damaged, or of a newer format.", hint=_SEE_LOG)
+    return error_answer(untold, status=status)
+
+
+def _no_such_range(start: Message) -> JsonAnswer:
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in start["headers"]
+        if name == b"content-range"
+    }
+    error = InvalidInputError(
+        "the file has no such range.", hint="Ask with HEAD for its size, or leave out Range."
+    )
+    return error_answer(error, status=start["status"], headers=headers)

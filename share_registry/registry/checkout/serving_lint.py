@@ -1,0 +1,74 @@
+"""What servers would make of the export of a version, before it is written."""
+
+from typing import Final
+
+from share_registry.errors import RefusedError
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.export_form import check_profile
+from share_registry.exchange.gguf_adapter import TARGET as LLAMA_CPP
+from share_registry.exchange.portable import portable
+from share_registry.exchange.servers import (
+    TARGETS,
+    ServerOutcome,
+    check_target,
+    notes_by_target,
+)
+from share_registry.registry.checkout.checkout import (
+    base_label,
+    checkout,
+    version_and_note,
+)
+from share_registry.registry.context import Context
+from share_registry.values.lints import Lint, Verdict
+
+_PORTABLE: Final = "Export it with profile='portable'."
+# What it reads is GGUF, which has as much of an adapter as the portable form
+_GGUF: Final = "Export it with target='llama.cpp', which makes GGUF of it."
+_ORDER: Final = [ServerOutcome.REFUSED, ServerOutcome.MISREAD, ServerOutcome.SETTING]
+
+
+def lint_version(
+    context: Context, ref: str, *, space: str | None, target: str | None, profile: str
+) -> Lint:
+    """Return what servers make of a version; see `Registry.lint`."""
+    check_profile(profile)
+    targets = [check_target(target)] if target is not None else [*TARGETS]
+    row, _ = version_and_note(context, ref, space)
+    label = base_label(context, row.space)
+    adapter = checkout(context, row.ref, space=None)
+    remaining = None if profile == "portable" else _portable_notes(adapter, label)
+    if profile == "portable":
+        # what cannot be written so is refused as the export would be
+        adapter, _ = portable(adapter, base_model=label)
+    notes = sorted(
+        notes_by_target(adapter, base_model=label), key=lambda each: _ORDER.index(each[1])
+    )
+    verdicts = [
+        Verdict(
+            target=name,
+            outcome=outcome,
+            note=note,
+            hint=_way_out(name) if remaining is not None and (name, note) not in remaining else "",
+        )
+        for name, outcome, note in notes
+        if name in targets
+    ]
+    return Lint(
+        ref=row.ref,
+        profile=profile,
+        releases={name: TARGETS[name][1] for name in targets},
+        verdicts=tuple(verdicts),
+    )
+
+
+def _way_out(target: str) -> str:
+    return _GGUF if target == LLAMA_CPP else _PORTABLE
+
+
+def _portable_notes(adapter: Adapter, label: str) -> set[tuple[str, str]] | None:
+    """Return what is to be said of the portable form, by server; None where there is none."""
+    try:
+        plain, _ = portable(adapter, base_model=label)
+    except RefusedError:
+        return None
+    return {(name, note) for name, _, note in notes_by_target(plain, base_model=label)}

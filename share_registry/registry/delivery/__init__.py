@@ -1,0 +1,1 @@
+"""Versions as directories that servers load from, kept in step with an alias."""

@@ -1,0 +1,213 @@
+"""Keep a directory of everything that is behind an alias, for servers to load from.
+
+Each version has a directory whose name has its digest, so that a name never changes its bytes. The
+index says which of them are served, and is replaced last. Several hosts may do this at once: they
+write the same directories, and whoever writes the index looks again whether the registry still says
+so and the directories are there, and goes on where not.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Final
+
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
+from share_registry.kinds import FilePath
+from share_registry.names import SpaceName, alias_name, first_and_more
+from share_registry.parallel import ahead
+from share_registry.registry.arguments import Progress
+from share_registry.registry.checkout.checkout import base_label
+from share_registry.registry.checkout.version_export import ExportOptions
+from share_registry.registry.context import Context
+from share_registry.registry.delivery.alias_targets import AliasTarget, alias_targets, refs_behind
+from share_registry.registry.delivery.served_directory import remove_litter, take_away
+from share_registry.registry.delivery.served_index import (
+    INDEX_FILE,
+    RetiredDirectory,
+    ServedAdapter,
+    ServedIndex,
+    is_served_name,
+    read_index,
+)
+from share_registry.registry.delivery.served_version import Upkeep, serve_target
+from share_registry.registry.log_entries import read_note
+from share_registry.values.sync_reports import SyncReport
+
+# How often it goes on where aliases move all the while
+_MOST_PASSES: Final = 5
+_DAY_S: Final = 86_400
+# More than compute at a time, as some of them wait for the medium
+_THREADS: Final = 4
+# Notes that are kept: few, as one speaks of every task of a commit
+_NOTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRequest:
+    """What is to be kept where; see `Registry.sync`."""
+
+    root: FilePath
+    alias: str
+    options: ExportOptions
+    prune: bool
+    grace_days: float
+
+
+def sync(
+    context: Context, request: SyncRequest, *, space: str | None, progress: Progress
+) -> SyncReport:
+    """Make a directory hold what is behind an alias, and an index of it.
+
+    Raises:
+        InvalidInputError: the alias, the profile, the target or the label makes no sense.
+        NotFoundError: no task has the alias.
+        RefusedError: the directory is kept for another registry, alias or space.
+        StoreError: the index cannot be written.
+    """
+    run = _begin(context, request, space)
+    targets = alias_targets(context, run.alias, space=space)
+    _check_label(run, targets)
+    context.outside.make_directory(run.root)
+    remarks: list[str] = []
+    index = _bring_up(run, targets, _previous(run, remarks), progress)
+    for _ in range(_MOST_PASSES):
+        is_same = refs_behind(context, run.alias, space=space) == [each.ref for each in targets]
+        if is_same and _is_in_place(run, index):
+            break
+        targets = alias_targets(context, run.alias, space=space)
+        index = _bring_up(run, targets, _previous(run, remarks), progress)
+    removed = _prune(run, index, request.grace_days * _DAY_S) if request.prune else ()
+    return SyncReport(
+        root=run.root,
+        index=run.root / INDEX_FILE,
+        alias=run.alias,
+        tasks=tuple(run.synced[each.ref] for each in targets if each.is_served),
+        retired=tuple(each.name for each in index.retired if each.name not in removed),
+        removed=removed,
+        remarks=tuple(dict.fromkeys(remarks)),
+    )
+
+
+def _begin(context: Context, request: SyncRequest, space: str | None) -> Upkeep:
+    options = request.options
+    context.require_apart(request.root)
+    ensure(
+        options.base_model is None or options.base_model.strip(),
+        InvalidInputError(
+            "base_model is empty.", hint="Give what the server calls the model, or leave it out."
+        ),
+    )
+    return Upkeep(
+        context=context,
+        root=context.outside.absolute(Path(request.root)),
+        alias=alias_name(request.alias),
+        space=space,
+        options=options,
+        note_of=lru_cache(_NOTES)(partial(read_note, context.store)),
+        label_of=cache(partial(base_label, context)),
+    )
+
+
+def _check_label(run: Upkeep, targets: Sequence[AliasTarget]) -> None:
+    """Check that one name of a model is not given to several. Raises InvalidInputError."""
+    spaces = sorted({target.space for target in targets if target.is_served})
+    models = {run.label_of(SpaceName(space)) for space in spaces}
+    ensure(
+        run.options.base_model is None or len(models) <= 1,
+        InvalidInputError(
+            f"base_model names one model, and {run.alias!r} is in spaces of {len(models)}: "
+            f"{first_and_more(spaces, 3)}.",
+            hint="Keep a directory for each space: space= or -s.",
+        ),
+    )
+
+
+def _previous(run: Upkeep, remarks: list[str]) -> ServedIndex | None:
+    """Return the index that is there, None for none or a damaged one. Raises RefusedError."""
+    try:
+        index = read_index(run.root, run.context.outside)
+    except IntegrityError as error:
+        remarks.append(f"{error.message.rstrip('.')}; it was written anew.")
+        return None
+    if index is not None:
+        kept_for = (index.store, index.alias, index.space)
+        spaces = f"space {index.space}" if index.space else "all spaces"
+        ensure(
+            kept_for == (run.context.store.identity, run.alias, run.space),
+            RefusedError(
+                f"{run.root} is kept for the alias {index.alias!r} of {spaces} of the registry "
+                f"{index.store}.",
+                hint=f"Give another directory, or remove its {INDEX_FILE} to hand it over.",
+            ),
+        )
+    return index
+
+
+def _bring_up(
+    run: Upkeep,
+    targets: Sequence[AliasTarget],
+    previous: ServedIndex | None,
+    progress: Progress,
+) -> ServedIndex:
+    """Bring every directory up, then the index, and return it. Raises StoreError."""
+    served = () if previous is None else previous.adapters
+    earlier = {(each.space, each.task): each for each in served}
+    adapters: list[ServedAdapter] = []
+    serve = partial(serve_target, run, earlier)
+    live = [target for target in targets if target.is_served]
+    for done, adapter in enumerate(ahead(serve, live, threads=_THREADS), 1):
+        progress("directories", done, len(live))
+        if adapter is not None:
+            adapters.append(adapter)
+    index = ServedIndex(
+        store=run.context.store.identity,
+        alias=run.alias,
+        space=run.space,
+        adapters=tuple(adapters),
+        retired=_retired(run, adapters, previous),
+    )
+    if index != previous:
+        _write(run, index)
+    return index
+
+
+def _retired(
+    run: Upkeep, adapters: Iterable[ServedAdapter], previous: ServedIndex | None
+) -> tuple[RetiredDirectory, ...]:
+    """Return the directories that are there and not served, each with when that began."""
+    now_s = int(run.context.outside.now().timestamp())
+    since = {} if previous is None else {each.name: each.since_s for each in previous.retired}
+    names = {name for name in run.context.outside.names(run.root) if is_served_name(name)}
+    return tuple(
+        RetiredDirectory(name=name, since_s=since.get(name, now_s))
+        for name in sorted(names - {each.name for each in adapters})
+    )
+
+
+def _is_in_place(run: Upkeep, index: ServedIndex) -> bool:
+    """Tell whether nobody has written another index, or removed what this one names."""
+    try:
+        current = read_index(run.root, run.context.outside)
+    except IntegrityError:
+        return False
+    return current == index and all(
+        run.context.outside.exists(run.root / each.name) for each in index.adapters
+    )
+
+
+def _prune(run: Upkeep, index: ServedIndex, grace_s: float) -> tuple[str, ...]:
+    """Remove what has not been served for a while, and return its names. Raises StoreError."""
+    now_s = run.context.outside.now().timestamp()
+    due = [each.name for each in index.retired if now_s - each.since_s >= grace_s]
+    removed = tuple(name for name in due if take_away(run.root, name, run.context.outside))
+    # where another host wrote one meanwhile, its next run finds that they are gone
+    if removed and read_index(run.root, run.context.outside) == index:
+        rest = tuple(each for each in index.retired if each.name not in removed)
+        _write(run, index.model_copy(update={"retired": rest}))
+    remove_litter(run.root, run.context.outside)
+    return removed
+
+
+def _write(run: Upkeep, index: ServedIndex) -> None:
+    run.context.outside.rewrite(run.root / INDEX_FILE, index.to_bytes(), point="index")

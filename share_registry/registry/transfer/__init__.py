@@ -1,0 +1,1 @@
+"""Copies a registry to another store, record by record."""

@@ -1,0 +1,1 @@
+"""Routing: which stored task answers an input best, from the row spaces of dW."""

@@ -1,0 +1,1 @@
+"""What runs inside inference servers, and between them and a registry."""

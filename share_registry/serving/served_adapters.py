@@ -1,0 +1,215 @@
+"""Directories by the names that clients of a server ask for.
+
+A name is `[space/]task@selector`, or the immutable name of a directory that `sync` makes. Nothing
+else is looked up, and no text of a client becomes a path.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from share_registry.algebra.threads import one_thread
+from share_registry.errors import (
+    IntegrityError,
+    NotFoundError,
+    RefusedError,
+    ShareRegistryError,
+)
+from share_registry.exchange.export_form import PROFILES, Profile
+from share_registry.format.records import TaskNote
+from share_registry.kinds import FilePath
+from share_registry.names import is_name, parse_reference
+from share_registry.outside.files import Outside
+from share_registry.registry.checkout.checkout import (
+    base_label,
+    version_and_note,
+)
+from share_registry.registry.checkout.version_export import (
+    ExportOptions,
+    RebuiltFiles,
+    rebuild_files,
+)
+from share_registry.registry.context import Context, open_context
+from share_registry.registry.delivery.served_directory import served_name
+from share_registry.registry.delivery.served_index import is_served_name
+from share_registry.serving.adapter_cache import AdapterCache
+from share_registry.values.task_version import TaskVersion
+
+_MOST_REMEMBERED: Final = 1 << 16
+# How a directory is made: the commit and task of the version, the profile, the label
+_Recipe = tuple[str, str, int, Profile | None, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingPlaces:
+    """Where a server's adapters come from, and how they are made.
+
+    Attributes:
+        registry: Place of the registry; None for the library's default.
+        store: Place of its store, with a catalog's URL.
+        profile: Of the exports; None for the first that the target reads rightly, else native.
+        relabel: Whether their configs name the server's model as base model.
+        space: Of references that name none; None for the library's default.
+        target: The server: a reference to what it refuses or misreads is refused; None for any.
+    """
+
+    registry: FilePath | None
+    store: FilePath | None
+    profile: Profile | None
+    relabel: bool
+    space: str | None = None
+    target: str | None = None
+
+
+class ServedAdapters:
+    """The adapters of a registry as directories of a cache; safe for threads.
+
+    The registry is opened when it is first needed, and again where it could not be.
+    """
+
+    def __init__(self, places: ServingPlaces, cache: AdapterCache, outside: Outside) -> None:
+        self._places = places
+        self._cache = cache
+        self._outside = outside
+        self._lock = Lock()
+        self._opened: tuple[Context, str | None] | None = None
+        # names by what they were made from; an alias is looked up every time
+        self._names: dict[_Recipe, str] = {}
+
+    def directory(self, name: str, base_model: str | None) -> Path | None:
+        """Return the directory that a name stands for now; None for what is no such name.
+
+        It is whole, has the bytes that its own name says, and stays as long as the cache holds it.
+
+        Args:
+            name: What a client asked for.
+            base_model: What the server calls its model; None where it has no name for it.
+
+        Raises:
+            NotFoundError: there is no such version.
+            ShareRegistryError: it cannot be exported or written.
+        """
+        if is_served_name(name):
+            return self._cache.find(name) or self._by_served_name(name, base_model)
+        if "@" not in name:
+            return None
+        try:
+            asked = parse_reference(name)
+        except ShareRegistryError:
+            return None
+        return None if asked.task is None else self._by_reference(name, base_model)
+
+    def name_of(self, ref: str, base_model: str | None) -> tuple[TaskVersion, str]:
+        """Return the version that a reference stands for now, and its immutable name.
+
+        Where the name is not known yet, its directory is made. Raises as `directory`.
+        """
+        row, note = self._version(ref)
+        label = base_model if self._places.relabel else None
+        recipe = (row.commit_id, row.task, row.version, self._places.profile, label)
+        remembered = self._names.get(recipe)
+        if remembered:
+            return row, remembered
+        options = ExportOptions(
+            profile=self._places.profile, base_model=label, target=self._places.target
+        )
+        rebuilt = self._rebuild(row, note, options)
+        name = self._remember(recipe, served_name(row, rebuilt.digest))
+        if self._cache.find(name) is None:
+            self._cache.put(name, rebuilt)
+        return row, name
+
+    def registry(self) -> tuple[Context, str | None]:
+        """Return the open registry and the space that it is asked about; None for all.
+
+        Raises ShareRegistryError where it cannot be opened.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._opened = open_context(
+                    self._places.registry,
+                    store=self._places.store,
+                    space=self._places.space,
+                    mode="r",
+                    outside=self._outside,
+                )
+            return self._opened
+
+    def close(self) -> None:
+        """Close the registry, where it is open."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened[0].close()
+
+    def _by_reference(self, ref: str, base_model: str | None) -> Path:
+        _, name = self.name_of(ref, base_model)
+        return self._cache.find(name) or self._by_served_name(name, base_model)
+
+    def _by_served_name(self, name: str, base_model: str | None) -> Path:
+        """Return the directory of an immutable name that is not in the cache.
+
+        The name does not tell how its files were made, so each way is tried, ours first, and
+        remembered.
+        """
+        for ref in _refs_of(name):
+            with suppress(NotFoundError):
+                row, note = self._version(ref)
+                for profile, label in self._ways(base_model):
+                    recipe = (row.commit_id, row.task, row.version, profile, label)
+                    if self._names.get(recipe, name) != name:
+                        continue
+                    try:
+                        options = ExportOptions(profile=profile, base_model=label)
+                        rebuilt = self._rebuild(row, note, options)
+                    except RefusedError:
+                        # the portable form cannot express it
+                        self._remember(recipe, "")
+                        continue
+                    if self._remember(recipe, served_name(row, rebuilt.digest)) == name:
+                        return self._cache.put(name, rebuilt)
+        raise NotFoundError(
+            f"no version is exported as {name}.",
+            hint="Ask for a reference, such as TASK@prod: the answer has its present name.",
+        )
+
+    def _ways(self, base_model: str | None) -> list[tuple[Profile, str | None]]:
+        """Return the ways to make a directory, the one asked for first."""
+        labels = dict.fromkeys((None, base_model))
+        ways = [(profile, label) for profile in PROFILES for label in labels]
+        asked = (self._places.profile, base_model if self._places.relabel else None)
+        return sorted(ways, key=lambda way: way != asked)
+
+    def _version(self, ref: str) -> tuple[TaskVersion, TaskNote]:
+        context, space = self.registry()
+        return version_and_note(context, ref, space)
+
+    @one_thread()
+    def _rebuild(self, row: TaskVersion, note: TaskNote, options: ExportOptions) -> RebuiltFiles:
+        """Return the files of a version. Raises IntegrityError, also where an object is gone."""
+        context, _ = self.registry()
+        try:
+            base = base_label(context, row.space)
+            return rebuild_files(context, row, note, options=options, label=base)
+        except NotFoundError as error:
+            raise IntegrityError(
+                f"{row.ref} cannot be rebuilt: {error.message}", hint=error.hint
+            ) from error
+
+    def _remember(self, recipe: _Recipe, name: str) -> str:
+        if len(self._names) < _MOST_REMEMBERED:
+            self._names[recipe] = name
+        return name
+
+
+def _refs_of(name: str) -> Iterator[str]:
+    """Yield the references that an immutable name may be of: names may have two hyphens too."""
+    stem, version, _ = name.rsplit("-", 2)
+    stem = stem.removesuffix("-")
+    parts = stem.split("--")
+    for cut in range(1, len(parts)):
+        space, task = "--".join(parts[:cut]), "--".join(parts[cut:])
+        if is_name(space) and is_name(task):
+            yield f"{space}/{task}@{version}"

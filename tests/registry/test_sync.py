@@ -1,0 +1,376 @@
+"""A directory of what is behind an alias: whole at any moment, and right again after anything."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typing_extensions import override
+
+import share_registry as sr
+from share_registry.catalog.queries.resolution import version_of
+from share_registry.cli.main import main
+from share_registry.outside.files import Outside
+from share_registry.outside.system import System
+from share_registry.registry.context import open_context
+from share_registry.registry.delivery.served_directory import is_sound
+from share_registry.values.sync_reports import SyncStatus
+from tests.cli.tiny import SPACE, write_adapter
+from tests.registry.plain import files
+from tests.reliability.processes import fork, kill_at, wait_for, wait_for_all
+from tests.reliability.scenarios import NoFlush
+
+TASKS = ("cola", "mrpc", "sst2")
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tasks with prod at v1, and a v2 of the first."""
+    root = tmp_path_factory.mktemp("committed")
+    with sr.Registry.open(root / "registry") as opened:
+        for seed, task in enumerate((*TASKS, "cola")):
+            opened.commit(write_adapter(root / f"in{seed}", seed=seed), task=task)
+        for task in TASKS:
+            opened.set_alias(f"{task}@v1", "prod")
+    return root / "registry"
+
+
+@pytest.fixture
+def registry(committed: Path, tmp_path: Path) -> Iterator[sr.Registry]:
+    shutil.copytree(committed, tmp_path / "registry")
+    with sr.Registry.open(tmp_path / "registry") as opened:
+        yield opened
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "serve"
+
+
+def index(root: Path) -> Any:
+    return json.loads((root / "index.json").read_bytes())
+
+
+def served(root: Path) -> dict[str, str]:
+    """Return the reference of every directory that is served, all of which are whole."""
+    adapters = index(root)["adapters"]
+    assert all(is_sound(root / each["path"], each["digest"], Outside()) for each in adapters)
+    return {each["name"]: each["ref"] for each in adapters}
+
+
+def directory_of(root: Path, ref: str) -> Path:
+    return root / next(name for name, version in served(root).items() if version == ref)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Return all files but those of the index, whose times may differ."""
+    return {name: content for name, content in files(root).items() if name != "index.json"}
+
+
+def aged(root: Path, **by: float) -> None:
+    """Make everything that is retired so since long ago."""
+    document = index(root)
+    for each in document["retired"]:
+        each["since_s"] -= int(timedelta(**by).total_seconds())
+    (root / "index.json").write_text(json.dumps(document))
+
+
+def run_elsewhere(place: Path, root: Path, hook: Callable[[str], None] | None = None) -> None:
+    torch.set_num_threads(1)
+    outside = Outside(hook, system=NoFlush())
+    context, _ = open_context(place, store=None, space=None, mode="r", outside=outside)
+    sr.Registry(context).sync(root, prune=True)
+
+
+def damage_adapter(registry: sr.Registry, ref: str, tmp_path: Path) -> None:
+    with registry.context.reading() as session:
+        digest = version_of(session, ref).adapter_digest
+    path = tmp_path / "registry" / "objects" / digest[:2] / digest[2:]
+    path.chmod(0o600)
+    path.write_bytes(b"rotten")
+    registry.context.forget_decoded()
+
+
+def test_everything_behind_the_alias_is_there_as_export_writes_it(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    report = registry.sync(root)
+    assert (report.written, report.failed) == (3, 0)
+    assert set(served(root).values()) == {f"{SPACE}/{task}@v1" for task in TASKS}
+    exported = registry.export("cola@v1", tmp_path / "out")
+    directory = directory_of(root, exported.ref)
+    assert files(directory) == files(exported.path)
+    assert directory.name == f"{SPACE}--cola--v1-{exported.digest[:12]}"
+
+
+def test_a_second_run_writes_nothing_and_a_moved_alias_one_directory(
+    registry: sr.Registry, root: Path
+) -> None:
+    registry.sync(root)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert registry.sync(root).unchanged == 3
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    registry.set_alias("cola@v2", "prod")
+    report = registry.sync(root)
+    assert (report.written, report.unchanged) == (1, 2)
+    assert [name for name in os.listdir(root) if "--cola--v2-" in name] == [
+        directory_of(root, f"{SPACE}/cola@v2").name
+    ]
+
+
+def test_what_is_served_no_longer_stays_until_it_is_pruned_after_its_grace(
+    registry: sr.Registry, root: Path
+) -> None:
+    registry.sync(root)
+    old = directory_of(root, f"{SPACE}/cola@v1")
+    registry.set_alias("cola@v2", "prod")
+    assert registry.sync(root, prune=True, grace_days=0.5).retired == (old.name,)
+    assert old.is_dir()
+    aged(root, hours=11)
+    assert registry.sync(root, prune=True, grace_days=0.5).removed == ()
+    aged(root, hours=2)
+    assert registry.sync(root, grace_days=0.5).removed == ()
+    assert registry.sync(root, prune=True, grace_days=0.5).removed == (old.name,)
+    assert not old.exists()
+    assert index(root)["retired"] == []
+    assert len(served(root)) == 3
+
+
+def test_what_is_served_again_is_never_pruned(registry: sr.Registry, root: Path) -> None:
+    registry.sync(root)
+    for version in ("v2", "v1"):
+        registry.set_alias(f"cola@{version}", "prod")
+        registry.sync(root)
+        aged(root, days=9)
+    assert registry.sync(root, prune=True).removed != ()
+    assert f"{SPACE}/cola@v1" in served(root).values()
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "missing", "extra", "folder", "gone"])
+def test_a_damaged_directory_is_put_right(registry: sr.Registry, root: Path, damage: str) -> None:
+    registry.sync(root)
+    directory = directory_of(root, f"{SPACE}/cola@v1")
+    before = files(directory)
+    file = directory / "adapter_model.safetensors"
+    content = file.read_bytes()
+    if damage == "changed":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "cut":
+        file.write_bytes(content[:100])
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "extra":
+        (directory / "tokenizer.json").write_text("{}")
+    elif damage == "folder":
+        file.unlink()
+        (file / "deep").mkdir(parents=True)
+    else:
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+    report = registry.sync(root)
+    assert (report.repaired + report.written, report.unchanged) == (1, 2)
+    assert files(directory) == before
+
+
+def test_a_damaged_index_is_written_anew(registry: sr.Registry, root: Path) -> None:
+    registry.sync(root)
+    before = (root / "index.json").read_bytes()
+    (root / "index.json").write_bytes(before.replace(b"alias", b"alien"))
+    report = registry.sync(root)
+    assert (root / "index.json").read_bytes() == before
+    assert "it was written anew" in report.remarks[0]
+
+
+def test_what_cannot_be_exported_is_reported_and_its_last_version_served_on(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    registry.sync(root)
+    damage_adapter(registry, "cola@v2", tmp_path)
+    registry.set_alias("cola@v2", "prod")
+    report = registry.sync(root)
+    (failed,) = (task for task in report.tasks if task.status is SyncStatus.FAILED)
+    assert (failed.ref, report.unchanged) == (f"{SPACE}/cola@v2", 2)
+    assert failed.reason
+    assert failed.name is not None
+    assert served(root)[failed.name] == f"{SPACE}/cola@v1"
+
+
+class _Unreadable(System):
+    """A medium on which one file cannot be read for now."""
+
+    def __init__(self, inode: int) -> None:
+        self._inode = inode
+
+    @override
+    def read(self, handle: int, size: int) -> bytes:
+        if os.fstat(handle).st_ino == self._inode:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(handle, size)
+
+
+def test_a_directory_that_cannot_be_read_stops_no_other(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    registry.sync(root)
+    registry.commit(write_adapter(tmp_path / "new", seed=9), task="mrpc")
+    registry.set_alias("mrpc", "prod")
+    before = served(root)
+    file = directory_of(root, f"{SPACE}/cola@v1") / "adapter_model.safetensors"
+    outside = Outside(system=_Unreadable(file.stat().st_ino))
+    context, _ = open_context(
+        tmp_path / "registry", store=None, space=None, mode="r", outside=outside
+    )
+    with sr.Registry(context) as reader:
+        report = reader.sync(root)
+    (failed,) = (task for task in report.tasks if task.status is SyncStatus.FAILED)
+    assert failed.ref == f"{SPACE}/cola@v1"
+    assert "Input/output error" in failed.reason
+    assert report.written == 1
+    now = served(root)
+    assert {ref for ref in before.values() if "mrpc" not in ref} <= {*now.values()}
+    assert f"{SPACE}/mrpc@v2" in now.values()
+
+
+def test_the_command_line_reports_a_failure_and_ends_with_code_7(
+    registry: sr.Registry, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage_adapter(registry, "cola@v1", tmp_path)
+    command = ["-R", str(tmp_path / "registry"), "sync", str(root), "--json"]
+    assert main(command) == 7
+    document = json.loads(capsys.readouterr().out)
+    assert (document["written"], document["failed"]) == (2, 1)
+
+
+def test_a_dropped_task_is_served_no_longer(registry: sr.Registry, root: Path) -> None:
+    registry.sync(root)
+    registry.drop("cola")
+    registry.sync(root)
+    assert set(served(root).values()) == {f"{SPACE}/{task}@v1" for task in ("mrpc", "sst2")}
+
+
+def test_a_renamed_task_keeps_its_directory(registry: sr.Registry, root: Path) -> None:
+    registry.sync(root)
+    names = set(served(root))
+    registry.rename("cola", "grammar")
+    assert registry.sync(root).written == 0
+    assert set(served(root)) == names
+    assert f"{SPACE}/grammar@v1" in served(root).values()
+
+
+def test_an_alias_that_no_task_has_retires_nothing(registry: sr.Registry, root: Path) -> None:
+    registry.sync(root)
+    with pytest.raises(sr.NotFoundError, match="no task of any space has the alias 'prdo'"):
+        registry.sync(root, alias="prdo")
+    assert len(served(root)) == 3
+
+
+def test_a_directory_of_another_alias_or_registry_is_refused(
+    registry: sr.Registry, root: Path
+) -> None:
+    registry.sync(root)
+    registry.set_alias("cola@v2", "canary")
+    with pytest.raises(sr.RefusedError, match="is kept for the alias 'prod' of all spaces"):
+        registry.sync(root, alias="canary")
+    with pytest.raises(sr.RefusedError, match="kept for"):
+        registry.space(SPACE).sync(root)
+
+
+def test_the_base_model_is_what_the_server_calls_it(registry: sr.Registry, root: Path) -> None:
+    registry.sync(root)
+    before = directory_of(root, f"{SPACE}/cola@v1")
+    registry.sync(root, base_model="/models/tiny")
+    directory = directory_of(root, f"{SPACE}/cola@v1")
+    old, new = (
+        json.loads((each / "adapter_config.json").read_bytes()) for each in (before, directory)
+    )
+    assert directory.name != before.name
+    assert new == {**old, "base_model_name_or_path": "/models/tiny"}
+    assert list(new) == list(old)
+
+
+def test_a_run_killed_anywhere_leaves_only_whole_directories(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    registry.sync(root)
+    expected = tree(root)
+    for point in ("export.half", "export.swap", "index.half", "index.postfsync"):
+        place = tmp_path / f"killed-{point}"
+        hook = kill_at(point, 2 if point.startswith("export") else 1)
+        killed = fork(partial(run_elsewhere, tmp_path / "registry", place, hook))
+        assert wait_for(killed) == -9
+        assert not (place / "index.json").exists()
+        whole = [path for path in place.iterdir() if not path.name.startswith(".")]
+        assert all(files(path) == files(root / path.name) for path in whole)
+        run_elsewhere(tmp_path / "registry", place)
+        assert {n: c for n, c in tree(place).items() if not n.startswith(".")} == expected
+
+
+def test_hosts_that_sync_at_once_end_with_one_tree(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    registry.sync(alone)
+    registry.set_alias("cola@v2", "prod")
+    registry.sync(alone)
+
+    def host() -> None:
+        while not (root.parent / "go").exists():
+            time.sleep(0.001)
+        run_elsewhere(tmp_path / "registry", root)
+
+    hosts = [fork(host) for _ in range(4)]
+    (root.parent / "go").touch()
+    # read all the while: what the index names is whole
+    deadline = time.monotonic() + 60
+    while not (root / "index.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    for _ in range(20):
+        assert len(served(root)) == 3
+    assert wait_for_all(hosts) == [0, 0, 0, 0]
+    assert served(root) == served(alone)
+    assert set(tree(root)) == {name for name in tree(alone) if "--cola--v1-" not in name}
+
+
+def test_an_alias_that_moves_while_the_index_is_written_is_followed(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    moved: list[str] = []
+
+    def hook(point: str) -> None:
+        if point == "index.postfsync" and not moved:
+            moved.append(point)
+            registry.set_alias("cola@v2", "prod")
+
+    run_elsewhere(tmp_path / "registry", root, hook)
+    assert f"{SPACE}/cola@v2" in served(root).values()
+
+
+@pytest.mark.parametrize("when", ["prune.unnamed", "prune.aside"])
+def test_a_directory_that_is_served_again_while_it_is_pruned_comes_back(
+    registry: sr.Registry, root: Path, tmp_path: Path, when: str
+) -> None:
+    registry.sync(root)
+    name = directory_of(root, f"{SPACE}/cola@v1").name
+    registry.set_alias("cola@v2", "prod")
+    registry.sync(root)
+    aged(root, days=9)
+    again: list[str] = []
+
+    def hook(point: str) -> None:
+        if point == when and not again:
+            again.append(point)
+            registry.set_alias("cola@v1", "prod")
+            registry.sync(root)
+
+    run_elsewhere(tmp_path / "registry", root, hook)
+    assert again
+    assert served(root)[name] == f"{SPACE}/cola@v1"

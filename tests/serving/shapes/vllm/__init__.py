@@ -1,0 +1,1 @@
+"""The shapes of vLLM 0.33.0 that its plugins see, for where vLLM itself is not installed."""

@@ -1,0 +1,1 @@
+"""The part about adapters."""
