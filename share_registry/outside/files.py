@@ -7,16 +7,12 @@ named point of a write.
 
 import copy
 import errno
-import getpass
 import os
-import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
@@ -30,6 +26,7 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
+from share_registry.outside.surroundings import Surroundings
 from share_registry.outside.system import (
     CREATE,
     FOLDER,
@@ -42,6 +39,7 @@ from share_registry.outside.system import (
     System,
     errno_of,
     read_all,
+    read_first,
     translate_errors,
 )
 
@@ -64,8 +62,8 @@ _KINDS: Final = {
 }
 
 
-class Outside:
-    """The real world.
+class Outside(Surroundings):
+    """The real world: its surroundings, and the file system.
 
     Args:
         hook: Called with the name of every point passed.
@@ -90,40 +88,14 @@ class Outside:
         if self._hook is not None:
             self._hook(point)
 
-    def now(self) -> datetime:
-        """Return the wall clock, UTC."""
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        """Return seconds of a clock that only goes forward."""
-        return time.monotonic()
-
-    def wait(self, seconds: float) -> None:
-        """Do nothing for a while."""
-        time.sleep(seconds)
-
-    def token(self) -> str:
-        """Return 32 random hexadecimal digits."""
-        return secrets.token_hex(16)
-
-    def environment(self, name: str) -> str | None:
-        """Return an environment variable."""
-        return os.environ.get(name)
-
-    def user(self) -> str | None:
-        """Return the name of the user of this process, None where the system knows none."""
-        # a user without an entry, as in containers, is KeyError before Python 3.13
-        with suppress(OSError, KeyError, ImportError):
-            return getpass.getuser()
-        return None
-
     def absolute(self, path: Path) -> Path:
         """Return a path that a later change of the working directory does not move."""
         return path.absolute()
 
     def resolved(self, path: Path) -> Path:
-        """Return the path that a chain of links leads to."""
-        return path.resolve()
+        """Return the path that a chain of links leads to; a chain without an end leads nowhere."""
+        # Path.resolve raises RuntimeError for such a chain before Python 3.13
+        return Path(os.path.realpath(path))
 
     def free_bytes(self, path: Path) -> int:
         """Return how much may still be written to the medium of a directory. Raises StoreError."""
@@ -154,11 +126,7 @@ class Outside:
         kind = self.kind(path)
         if kind is not Kind.LINK:
             return kind
-        try:
-            kind = self.kind(path.resolve())
-        # what Python raises for a circle
-        except (RuntimeError, OSError):
-            return None
+        kind = self.kind(self.resolved(path))
         return None if kind is Kind.LINK else kind
 
     def exists(self, path: Path) -> bool:
@@ -195,6 +163,17 @@ class Outside:
         status = self._status(path)
         return None if status is None else status.st_mtime
 
+    def stamp(self, path: Path) -> tuple[int, ...] | None:
+        """Return numbers that differ after every write to a regular file; None where there is none.
+
+        Raises StoreError.
+        """
+        status = self._status(path)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return None
+        # the last cannot be set, unlike the one before
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
     def read(self, path: Path, *, limit: int, seen: Seen | None = None) -> bytes:
         """Read a whole regular file.
 
@@ -216,6 +195,23 @@ class Outside:
                     self._closing(self._system.open(name, READ, folder=folder)) as handle,
                 ):
                     return read_all(self._system, handle, path, limit=limit, seen=seen)
+            except FileNotFoundError as error:
+                raise NotFoundError(
+                    f"file {path} does not exist.", hint="Check the path."
+                ) from error
+
+    def read_beginning(self, path: Path, *, size: int) -> bytes:
+        """Read the first bytes of a regular file, as many as there are up to `size`.
+
+        Raises as `read`.
+        """
+        with translate_errors(path):
+            try:
+                with (
+                    self._spot(path) as (name, folder),
+                    self._closing(self._system.open(name, READ, folder=folder)) as handle,
+                ):
+                    return read_first(self._system, handle, path, size=size)
             except FileNotFoundError as error:
                 raise NotFoundError(
                     f"file {path} does not exist.", hint="Check the path."
@@ -248,6 +244,21 @@ class Outside:
                 with suppress(OSError):
                     self._system.unlink(name, folder=folder)
                 raise
+
+    def rewrite(self, path: Path, content: bytes, *, point: str = "file") -> None:
+        """Write a file whole and durable, in one step in place of whatever is there.
+
+        Arguments as in `write_new`. Raises StoreError; nothing is left behind.
+        """
+        fresh = path.with_name(f".{path.name}.{self.token()[:16]}.new")
+        self.write_new(fresh, content, point=point)
+        try:
+            self.replace(fresh, path)
+        except BaseException:
+            with suppress(ShareRegistryError):
+                self.remove(fresh)
+            raise
+        self.sync_directory(path.parent)
 
     def make_file(self, path: Path) -> None:
         """Create an empty file where nothing is, with the rights of every other.
@@ -309,10 +320,11 @@ class Outside:
             raise
         return True
 
-    def make_directory(self, path: Path) -> None:
+    def make_directory(self, path: Path, *, private: bool = False) -> None:
         """Create a directory and its parents and make the new names durable.
 
-        One in a directory that a group shares is the group's too, whatever the umask.
+        One in a directory that a group shares is the group's too, whatever the umask; a private one
+        is its user's alone.
 
         Raises StoreError, or Refused where a file is in the way.
         """
@@ -332,8 +344,9 @@ class Outside:
                 self._spot(directory) as (name, folder),
                 suppress(FileExistsError),
             ):
-                self._system.mkdir(name, folder=folder)
-                if rights := self._group_rights(directory, folder):
+                self._system.mkdir(name, mode=0o700 if private else 0o777, folder=folder)
+                rights = 0 if private else self._group_rights(directory, folder)
+                if rights:
                     self._system.permit_name(name, rights | stat.S_ISGID, folder=folder)
             self.sync_directory(directory.parent)
 
@@ -364,14 +377,16 @@ class Outside:
         ):
             self._system.touch(name, folder=folder)
 
-    def remove(self, path: Path) -> None:
-        """Remove a file; a missing one is fine. Raises StoreError."""
+    def remove(self, path: Path) -> bool:
+        """Remove a file; tell whether it was there. Raises StoreError."""
         with (
             translate_errors(path),
             suppress(FileNotFoundError),
             self._spot(path) as (name, folder),
         ):
             self._system.unlink(name, folder=folder)
+            return True
+        return False
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and all that is in it; links are removed, not followed.
