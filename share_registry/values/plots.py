@@ -1,7 +1,7 @@
-"""Plots of a retention matrix and of an analysis, with matplotlib.
+"""Plots of a log, a retention matrix and an analysis, with matplotlib.
 
-matplotlib is imported when something is drawn, and no state of pyplot is touched. Colours are those
-of Okabe and Ito and the map cividis: they tell apart for colour-blind eyes and in print.
+matplotlib is imported when something is drawn, and no state of pyplot is touched. Colours are the
+palette's, in its light theme.
 """
 
 import os
@@ -9,11 +9,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry import kinds
 from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
 from share_registry.kinds import takes
+from share_registry.look.palette import LIGHT
 from share_registry.values.sheet import count, percent
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
 # Where a plot is saved, by the ending of its name; None: nowhere
 Place = str | os.PathLike[str] | None
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-_MAP: Final = "cividis"
 _MOST_LABELS: Final = 40
 # Cells that still have room for their number
 _MOST_NUMBERS: Final = 240
@@ -187,7 +187,7 @@ def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> N
     from matplotlib.ticker import MaxNLocator
 
     for colour, (alias, moves) in zip(
-        (_BLUE, _ORANGE, _GREEN) * (1 + len(history.moves) // 3),
+        cycle(LIGHT.series),
         sorted(history.moves.items()),
         strict=False,
     ):
@@ -204,7 +204,12 @@ def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> N
             alpha=0.8,
         )
     axes.plot(
-        [*history.versions], [*history.versions.values()], "o", color=_GREY, markersize=5, zorder=3
+        [*history.versions],
+        [*history.versions.values()],
+        "o",
+        color=LIGHT.muted,
+        markersize=5,
+        zorder=3,
     )
     for locate in (axes.xaxis, axes.yaxis):
         locate.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -212,7 +217,7 @@ def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> N
     axes.xaxis.set_major_formatter("c{x:.0f}")
     axes.margins(y=0.25)
     axes.set_title(_ending(task), loc="left", fontsize=10)
-    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.grid(color=LIGHT.line, linewidth=0.6)
     if history.moves:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -240,6 +245,13 @@ def _figure(width: float, height: float) -> "Figure":
             "plots need matplotlib, which is not installed.", hint="Install share-registry[plot]."
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _colour_map() -> Any:
+    """Return the scale of the palette as a colour map."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("share_registry", LIGHT.scale)
 
 
 def _height(analysis: "Analysis") -> float:
@@ -296,12 +308,12 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
             )
     least = _LEAST_SPREAD if matrix.metric is None else 0.0
     low, high = _scale(values[~np.isnan(values)], least=least)
-    axes.set_facecolor("#eeeeee")
+    axes.set_facecolor(LIGHT.panel)
     if values.size <= _MOST_NUMBERS:
         write = _error if matrix.metric is None else "{:.3g}".format
         _write_numbers(axes, values, write, middle=(low + high) / 2)
     return axes.imshow(
-        values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest"
+        values, aspect="auto", cmap=_colour_map(), vmin=low, vmax=high, interpolation="nearest"
     )
 
 
@@ -337,7 +349,7 @@ def _write_numbers(
     from matplotlib.patheffects import withStroke
 
     for y, x in np.argwhere(~np.isnan(values)):
-        text, around = ("black", "white") if values[y, x] > middle else ("white", "black")
+        text, around = ("white", "black") if values[y, x] > middle else ("black", "white")
         number = axes.text(
             x, y, write(values[y, x]), ha="center", va="center", fontsize=7, color=text
         )
@@ -351,10 +363,10 @@ def _draw_budgets(axes: "Axes", analysis: "Analysis") -> None:
     forecasts = analysis.forecasts
     budgets = [100 * forecast.budget for forecast in forecasts]
     lines = (
-        ("Gaussian bound, no sharing", "bits_bound", _GREY, ".--"),
-        ("alone", "bits_alone", _BLUE, "o-"),
-        ("references to earlier adapters", "bits_references", _ORANGE, "s-"),
-        ("joint basis", "bits_joint", _GREEN, "^-"),
+        ("Gaussian bound, no sharing", "bits_bound", LIGHT.muted, ".--"),
+        ("alone", "bits_alone", LIGHT.series[0], "o-"),
+        ("references to earlier adapters", "bits_references", LIGHT.series[1], "s-"),
+        ("joint basis", "bits_joint", LIGHT.series[2], "^-"),
     )
     for label, member, colour, style in lines:
         axes.plot(
@@ -378,7 +390,7 @@ def _draw_budgets(axes: "Axes", analysis: "Analysis") -> None:
     axes.set_title(
         f"{len(analysis.adapters)} adapters: size against error", loc="left", fontsize=11
     )
-    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.grid(color=LIGHT.line, linewidth=0.6)
     axes.legend(frameon=False)
 
 
@@ -413,7 +425,7 @@ def _draw_spectra(axes: "Axes", spectra: Sequence["Spectrum"]) -> Any:
         edges,
         np.arange(len(spectra) + 1) - 0.5,
         np.array(shares),
-        cmap=_MAP,
+        cmap=_colour_map(),
         vmin=0,
         vmax=100,
         rasterized=True,

@@ -1,0 +1,1 @@
+"""How results look: colours, the stylesheet, drawings as SVG, and the page of a report."""
