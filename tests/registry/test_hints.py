@@ -44,6 +44,18 @@ def test_a_space_is_created_for_a_base_model_whose_name_says_nothing(
     assert registry.commit(source, space=space.name).space == space.name
 
 
+@pytest.mark.parametrize("label", ["", "org/llama"])
+def test_a_space_that_is_named_and_not_there_is_created_for_its_adapters(
+    label: str, source: Path, registry: sr.Registry
+) -> None:
+    set_config(source, base_model_name_or_path=label)
+    report = registry.import_many([source], space="x", workers=1)
+    (call,) = calls(report.outcomes[0].hint)
+    eval(f"registry.{call}", {"registry": registry})
+    assert registry.import_many([source], space="x", workers=1).committed == 1
+    assert [space.base_model for space in registry.spaces()] == [label or "x"]
+
+
 def test_a_name_is_given_where_another_base_model_has_it(
     source: Path, registry: sr.Registry
 ) -> None:

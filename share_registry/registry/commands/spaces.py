@@ -193,8 +193,10 @@ def _named_target(
     fitting = [target.name for target in spaces if labels & {*target.labels}]
     hint = f"Did you mean {' or '.join(fitting[:3])}?" if fitting else near_misses(name, names)
     if not fitting and not close_names(name, names):
-        label = next(iter(labels)) if len(labels) == 1 else ""
-        hint += f" Create it: create_space({name!r}, base_model={label or '...'!r})."
+        # without a label, that of the space is its name, which adapters that say none fit
+        label = min(filter(None, labels), default="")
+        base_model = f", base_model={label!r}" if label else ""
+        hint += f" Create it: create_space({name!r}{base_model})."
     raise NotFoundError(f"space {name!r} does not exist.", hint=hint)
 
 
