@@ -13,8 +13,9 @@ import click
 from share_registry.cli.output import Printed, terminal_width
 from share_registry.cli.verb import free_verb, session
 from share_registry.errors import RefusedError
+from share_registry.look.units import percent, size, typed_percent
 from share_registry.outside.files import Outside
-from share_registry.values.sheet import as_text, percent, sheet_of, size, typed_percent
+from share_registry.values.sheet import as_text, sheet_of
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry

@@ -10,8 +10,8 @@ import click
 from share_registry.cli.output import Printed, complain, emit
 from share_registry.cli.verb import Session, session, with_common_options
 from share_registry.errors import InvalidInputError, ShareRegistryError, StoreError, ensure
+from share_registry.look.units import size
 from share_registry.outside.files import Outside
-from share_registry.values.sheet import size
 
 P = TypeVar("P")
 # A part that was looked at: its name, and its state or why it is not well

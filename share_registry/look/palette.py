@@ -6,7 +6,7 @@ colours of states, stay apart for colour-blind eyes; the scale goes by lightness
 paper, so that it reads the same in print. Tests compute all of this.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -82,9 +82,13 @@ STEPS: Final = len(LIGHT.scale)
 SERIES: Final = len(LIGHT.series)
 
 
-def declarations(theme: Theme) -> str:
-    """Return a theme as declarations of CSS: `--paper: #ffffff; ... --scale-0: #f6f9c0; ...`."""
-    return " ".join(f"--{name}: {colour};" for name, colour in _variables(theme))
+def declarations(theme: Theme, names: Container[str] | None = None) -> str:
+    """Return a theme, or some of it, as declarations: `--paper: #ffffff; --panel: #f6f7f9; ...`."""
+    return " ".join(
+        f"--{name}: {colour};"
+        for name, colour in _variables(theme)
+        if names is None or name in names
+    )
 
 
 def custom_properties() -> str:

@@ -38,19 +38,26 @@ _SHEET: Final = f"""
 .share-registry p.total, .share-registry p.note {{ color: var(--muted); }}
 .share-registry .scroll {{ overflow-x: auto; max-width: 100%; margin: 0 0 .6em; }}
 .share-registry table {{ border-collapse: collapse; border: 0; margin: 0; font-size: inherit;
-  font-variant-numeric: tabular-nums; }}
+  color: inherit; font-variant-numeric: tabular-nums; }}
 .share-registry th, .share-registry td {{ border: 0; padding: .25em 1.1em .25em 0; color: inherit;
-  text-align: left; vertical-align: top; white-space: nowrap; max-width: 32em; }}
+  text-align: left; vertical-align: top; white-space: pre; }}
 .share-registry th:last-child, .share-registry td:last-child {{ padding-right: 0; }}
-.share-registry td {{ white-space: pre-line; overflow-wrap: break-word; }}
+.share-registry td.long {{ white-space: pre-wrap; overflow-wrap: anywhere; min-width: 16em;
+  max-width: 44em; }}
 .share-registry thead th {{ color: var(--muted); font-weight: 600; vertical-align: bottom;
   border-bottom: 1px solid var(--line); }}
 .share-registry tbody th {{ color: var(--muted); font-weight: 400; }}
 .share-registry table tbody tr:nth-child(n) {{ background: none; }}
 .share-registry table tbody tr:nth-child(n) > * {{ border-bottom: 1px solid var(--line); }}
 .share-registry table tbody tr:last-child > * {{ border-bottom: 0; }}
-.share-registry .number {{ text-align: right; white-space: nowrap; }}
+.share-registry .number {{ text-align: right; }}
 """
+
+# A notebook whose theme is not known has another ground, from which a result stands out whole
+_CARD: Final = (
+    ".share-registry { width: fit-content; max-width: 100%; box-sizing: border-box; "
+    "padding: .5em .7em; border-radius: 4px; }"
+)
 
 _DRAWING: Final = f"""
 .drawing {{ display: block; font: 12px/1.2 {_SANS}; font-variant-numeric: tabular-nums;
@@ -130,9 +137,14 @@ def notebook_style() -> str:
 
     The theme is the notebook's, not the reader's system's: the notebook around it has that one.
     """
-    dark = ",\n".join(f"{host} .share-registry" for host in _DARK_HOSTS)
-    light = f".share-registry {{ color-scheme: light; {declarations(LIGHT)} }}"
-    return f"{light}\n{dark} {{ color-scheme: dark; {declarations(DARK)} }}{_SHEET}"
+    dark = ", ".join(f"{host} .share-registry" for host in _DARK_HOSTS)
+    light_theme, dark_theme = (
+        declarations(theme, ("paper", "ink", "muted", "line")) for theme in (LIGHT, DARK)
+    )
+    return (
+        f".share-registry {{ color-scheme: light; {light_theme} }}\n"
+        f"{dark} {{ color-scheme: dark; {dark_theme} }}{_SHEET}{_CARD}"
+    )
 
 
 def _numbered_classes() -> str:

@@ -20,6 +20,7 @@ from share_registry.errors import (
     IntegrityError,
     ShareRegistryError,
 )
+from share_registry.look.units import count
 from share_registry.names import CommitNumber, SpaceName, first_and_more
 from share_registry.registry.log_ends import (
     LOG_ERRORS,
@@ -43,7 +44,6 @@ from share_registry.registry.log_entries import (
     read_replacements,
 )
 from share_registry.store.protocol import KeptHead
-from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

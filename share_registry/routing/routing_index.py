@@ -22,12 +22,13 @@ from share_registry import kinds
 from share_registry.algebra.threads import one_thread
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.kinds import FilePath, shown, wrong_kind
+from share_registry.look.units import count, size
 from share_registry.outside.files import Outside
 from share_registry.routing import routing_file
 from share_registry.routing.observation import observe
 from share_registry.routing.routing_table import RoutingTable
 from share_registry.values.routes import Route, RoutedTask
-from share_registry.values.sheet import Sheet, Shown, count, size
+from share_registry.values.sheet import Sheet, Shown
 
 # What enters the modules of a base model: module -> (tokens, in) or (in,)
 Activations = Mapping[str, Tensor]

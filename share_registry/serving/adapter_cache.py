@@ -12,6 +12,7 @@ from threading import Lock, Thread
 from typing import Final
 
 from share_registry.errors import StoreError, ensure
+from share_registry.look.units import size
 from share_registry.outside.files import Outside
 from share_registry.registry.checkout.version_export import RebuiltFiles
 from share_registry.registry.delivery.served_directory import (
@@ -21,7 +22,6 @@ from share_registry.registry.delivery.served_directory import (
     remove_litter,
 )
 from share_registry.registry.delivery.served_index import is_served_name
-from share_registry.values.sheet import size
 
 _MARKS: Final = ".used"
 # How often marks are refreshed within the time of keeping

@@ -10,20 +10,10 @@ from typing import Final
 
 from typing_extensions import override
 
+from share_registry.look.units import count, measured, percent, size, typed_percent
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values import plots
-from share_registry.values.sheet import (
-    ELLIPSIS,
-    NOTHING,
-    Sheet,
-    Shown,
-    Table,
-    count,
-    measured,
-    percent,
-    size,
-    typed_percent,
-)
+from share_registry.values.sheet import ELLIPSIS, NOTHING, Sheet, Shown, Table
 
 # A saving below this share of the bytes is none to speak of
 WORTH: Final = 0.03

@@ -17,10 +17,11 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.kinds import FilePath
+from share_registry.look.units import count
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.outside.files import Outside
 from share_registry.values.commits import Commit
-from share_registry.values.sheet import Sheet, Shown, count
+from share_registry.values.sheet import Sheet, Shown
 
 _FIRST: Final = "share-registry checkpoint 1 of store "
 _TIME: Final = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"

@@ -6,15 +6,8 @@ from datetime import datetime
 
 from typing_extensions import override
 
-from share_registry.values.sheet import (
-    NOTHING,
-    Sheet,
-    Shown,
-    Table,
-    count,
-    optional_percent,
-    time_text,
-)
+from share_registry.look.units import count, time_text
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, optional_percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

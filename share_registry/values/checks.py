@@ -9,17 +9,9 @@ from typing import Final
 
 from typing_extensions import override
 
+from share_registry.look.units import count, size
 from share_registry.names import Digest, TaskName, first_and_more
-from share_registry.values.sheet import (
-    NOTHING,
-    Sheet,
-    Shown,
-    Table,
-    count,
-    optional_percent,
-    short_ids,
-    size,
-)
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, optional_percent, short_ids
 
 # Names of a list that are written out
 _MOST_NAMES: Final = 8

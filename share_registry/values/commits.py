@@ -8,6 +8,14 @@ from typing import Final, overload
 
 from typing_extensions import override
 
+from share_registry.look.units import (
+    count,
+    measured,
+    percent,
+    size,
+    time_text,
+    typed_percent,
+)
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, first_and_more
 from share_registry.values import plots
 from share_registry.values.sheet import (
@@ -15,16 +23,10 @@ from share_registry.values.sheet import (
     Sheet,
     Shown,
     Table,
-    count,
     first_line,
-    measured,
     metric_pairs,
     optional_percent,
     pairs,
-    percent,
-    size,
-    time_text,
-    typed_percent,
 )
 
 # Of one commit: tasks and notes that are written out

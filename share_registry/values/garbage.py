@@ -6,8 +6,9 @@ from typing import Final, Self
 
 from typing_extensions import override
 
+from share_registry.look.units import count, size
 from share_registry.names import Digest
-from share_registry.values.sheet import Sheet, Shown, Table, count, short_ids, size
+from share_registry.values.sheet import Sheet, Shown, Table, short_ids
 
 # Rows of the table; the JSON document has all
 _MOST_ROWS: Final = 20

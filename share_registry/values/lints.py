@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, count
+from share_registry.look.units import count
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from share_registry import kinds
 from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
 from share_registry.kinds import takes
 from share_registry.look.palette import LIGHT
-from share_registry.values.sheet import count, percent
+from share_registry.look.units import count, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

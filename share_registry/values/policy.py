@@ -1,12 +1,16 @@
 """What a space does by default: the error budget, keeping originals, using references."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
+
+from typing_extensions import override
 
 from share_registry import kinds
 from share_registry.errors import InvalidInputError
 from share_registry.kinds import shown
+from share_registry.look.units import typed_percent
 from share_registry.names import NAME
+from share_registry.values.sheet import NOTHING, Sheet, Shown
 
 # Pooled relative error of scaled dW; measured in docs/budget.md
 DEFAULT_BUDGET: Final = 0.025
@@ -22,7 +26,7 @@ _LEAST: Final = {"pseudo_rank": 1, "k": 1, "phi": 0, "max_dependents": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Shown):
     """Defaults of a space.
 
     Attributes:
@@ -54,6 +58,12 @@ class Policy:
     phi: int = 0
     max_dependents: int | None = None
     require: tuple[str, ...] = ()
+
+    @override
+    def sheet(self) -> Sheet:
+        members = {field.name: getattr(self, field.name) for field in fields(self)}
+        members |= {"budget": typed_percent(self.budget), "require": ", ".join(self.require)}
+        return Sheet(facts=tuple((name, _said(value)) for name, value in members.items()))
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
@@ -101,6 +111,12 @@ class Policy:
             phi: Directions that training adds beside the basis.
         """
         return cls(k=k, pseudo_rank=p, phi=phi)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NOTHING if value in (None, "") else str(value)
 
 
 def _check_names(names: object) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from typing_extensions import override
 
+from share_registry.look.units import time_text
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, first_line, time_text
+from share_registry.values.sheet import NOTHING, Listed, Sheet, Shown, Table, first_line
 
 
 class _Version(Protocol):
@@ -49,7 +50,7 @@ class ResolvedReference(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(Listed):
     """A version that an adapter is.
 
     Attributes:
@@ -90,7 +91,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alias:
+class Alias(Listed):
     """One alias of one task, now or at an asked time."""
 
     name: str
@@ -121,7 +122,7 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AliasMove:
+class AliasMove(Listed):
     """One move of an alias; version None is its removal."""
 
     name: str
@@ -156,7 +157,7 @@ class AliasMove:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tag:
+class Tag(Listed):
     """One tag of a space: a name of a commit, for ever."""
 
     name: str

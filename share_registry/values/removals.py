@@ -6,8 +6,9 @@ from typing import Final
 
 from typing_extensions import override
 
+from share_registry.look.units import count, size
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, count, short_ids, size
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, short_ids
 
 # Rows of a table; the JSON document has all
 _MOST_ROWS: Final = 20

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, count, short_ids, size
+from share_registry.look.units import count, size
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, short_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How results look: text for terminals and `str`, HTML for notebooks, numbers as people read them.
+"""How results look: text for terminals and `str`, HTML for notebooks and pages.
 
 Every result has one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. Tables
 are made to fit a terminal: what says least goes first, references and messages stay.
@@ -7,11 +7,21 @@ are made to fit a terminal: what says least goes first, references and messages 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from decimal import ROUND_DOWN, ROUND_UP, Decimal
-from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Protocol,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from share_registry.escapes import html, indented, one_line, printable
+from share_registry.look.stylesheet import notebook_style
+from share_registry.look.units import percent
 
 # What stands in a cell that has nothing to say
 NOTHING: Final = "-"
@@ -20,14 +30,13 @@ _SHORTEST: Final = 8
 # Letters of a cell that it should keep while there are columns to spare
 _READABLE: Final = 16
 _FEWEST: Final = 2
+# Of an HTML cell that is one line; a longer one is broken between words
+_MOST_LETTERS: Final = 48
+_LONG: Final = ' class="long"'
 _MINUTES: Final = len("2026-11-16 20:38")
 ELLIPSIS: Final = "…"
-_UNITS: Final = ("kB", "MB", "GB", "TB")
 
 _DIGEST: Final = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b")
-
-# Percentages below it have no digit among two decimals
-_SMALLEST: Final = Decimal("0.01")
 
 _T = TypeVar("_T")
 # A header, then its cells
@@ -119,14 +128,32 @@ class Shown(Protocol):
         return f"<{type(self).__name__} {printable(self.sheet().title)}>"
 
     def _repr_html_(self) -> str:
-        return as_html(self.sheet())
+        return _notebook_html(self.sheet())
+
+
+class Listed:
+    """A result that lists are made of; alone, a notebook shows it as a table of one row."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return _notebook_html(sheet_of([self]))
 
 
 class Listing(list[_T]):
-    """A list that a notebook shows as a table."""
+    """A list that a notebook shows as a table, and so its slices."""
+
+    @overload
+    def __getitem__(self, position: SupportsIndex) -> _T: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Listing[_T]": ...
+    def __getitem__(self, position: SupportsIndex | slice) -> "_T | Listing[_T]":
+        if isinstance(position, slice):
+            return Listing(super().__getitem__(position))
+        return super().__getitem__(position)
 
     def _repr_html_(self) -> str:
-        return as_html(sheet_of(self)) if self else "<p>none</p>"
+        return _notebook_html(sheet_of(self) if self else Sheet(notes=("none",)))
 
 
 def sheet_of(value: Any) -> Sheet:
@@ -155,14 +182,21 @@ def as_text(sheet: Sheet, *, width: int | None = None) -> str:
 
 
 def as_html(sheet: Sheet) -> str:
-    """Return a sheet as HTML; everything that came from a user is escaped."""
-    parts = [f"<p><strong>{html(sheet.title)}</strong></p>"] if sheet.title else []
-    parts += [f"<p>{html(paragraph)}</p>" for paragraph in sheet.text]
-    tables = (Table(headers=("", ""), rows=sheet.facts), *sheet.tables)
-    parts += [_html_table(table) for table in tables if table.rows]
-    parts += [f"<p>{html(sheet.total)}</p>"] if sheet.total else []
-    parts += [f"<p>{html(note)}</p>" for note in sheet.notes]
-    return f"<div>{''.join(parts)}</div>"
+    """Return a sheet as HTML for a page that has the stylesheet.
+
+    Everything that came from a user is escaped; looks are classes alone.
+    """
+    facts = "".join(
+        f'<tr><th scope="row">{html(name)}</th>{_html_cells([value], [""])}</tr>'
+        for name, value in sheet.facts
+    )
+    parts = [_paragraph("title", sheet.title)] if sheet.title else []
+    parts += [_paragraph("text", paragraph) for paragraph in sheet.text]
+    parts += [f'<div class="scroll"><table><tbody>{facts}</tbody></table></div>'] if facts else []
+    parts += [_html_table(table) for table in sheet.tables if table.rows]
+    parts += [_paragraph("total", sheet.total)] if sheet.total else []
+    parts += [_paragraph("note", note) for note in sheet.notes]
+    return f'<div class="share-registry">{"".join(parts)}</div>'
 
 
 def align(table: Table, *, width: int | None = None) -> str:
@@ -183,50 +217,9 @@ def shorten(text: str, width: int | None) -> str:
     return f"{text[: max(width - 1, 0)]}{ELLIPSIS}"
 
 
-def size(count: int) -> str:
-    """Return a number of bytes with a decimal unit: `33 kB`."""
-    if count < 1000:
-        return f"{count} B"
-    value = count / 1000
-    for unit in _UNITS:
-        if value < 999.5 or unit == _UNITS[-1]:
-            break
-        value /= 1000
-    return f"{value:.{1 if value < 9.95 else 0}f} {unit}"
-
-
-def percent(part: float, *, up: bool = False) -> str:
-    """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
-
-    It is cut and not rounded: an error below its budget never looks as if it had reached it. An
-    upper bound goes `up`: it must not look smaller than it is.
-    """
-    value = 100 * Decimal(repr(part))
-    if not value.is_finite() or value == 0:
-        return f"{100 * part:g} %"
-    if value < _SMALLEST:
-        return f"{float(_cut(value, value.adjusted(), up=up)):.0e} %"
-    return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0), up=up):f} %"
-
-
-def measured(error: float, *, bound: bool) -> str:
-    """Return an error as a percentage: `4.93 %`, or `<= 4.93 %` where it is an upper bound."""
-    return f"{'<= ' if bound else ''}{percent(error, up=bound)}"
-
-
 def optional_percent(part: float | None) -> str:
     """Return a fraction as a percentage, or that there is none."""
     return NOTHING if part is None else percent(part)
-
-
-def typed_percent(part: float) -> str:
-    """Return a fraction that somebody chose as a percentage, the way it was chosen: `2.5 %`."""
-    return f"{100 * part:.12g} %"
-
-
-def time_text(time: datetime) -> str:
-    """Return a time in UTC to the second."""
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def short_ids(text: str) -> str:
@@ -244,27 +237,37 @@ def metric_pairs(metrics: Mapping[str, float]) -> str:
     return pairs({name: f"{value:.6g}" for name, value in metrics.items()})
 
 
-def count(number: int, singular: str, plural: str = "") -> str:
-    """Return a number of things: `1 task`, `2 tasks`."""
-    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
-
-
 def first_line(message: str) -> str:
     """Return the first line of a text."""
     return message.strip().partition("\n")[0]
 
 
+def _notebook_html(sheet: Sheet) -> str:
+    return f"<style>{notebook_style()}</style>{as_html(sheet)}"
+
+
+def _paragraph(look: str, text: str) -> str:
+    return f'<p class="{look}">{html(text)}</p>'
+
+
 def _html_table(table: Table) -> str:
-    right = [' style="text-align: right"' * header.endswith(">") for header in table.headers]
-    head = ""
-    if any(table.headers):
-        names = (html(header.removesuffix(">")) for header in table.headers)
-        head = f"<thead><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr></thead>"
-    rows = [
-        "".join(f"<td{style}>{html(cell)}</td>" for cell, style in zip(row, right, strict=True))
-        for row in table.rows
-    ]
-    return f"<table>{head}<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+    looks = [' class="number"' if header.endswith(">") else "" for header in table.headers]
+    names = [html(header.removesuffix(">")) for header in table.headers]
+    head = "".join(
+        f'<th scope="col"{look}>{name}</th>' for look, name in zip(looks, names, strict=True)
+    )
+    rows = "".join(f"<tr>{_html_cells(row, looks)}</tr>" for row in table.rows)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _html_cells(cells: Sequence[str], looks: Sequence[str]) -> str:
+    return "".join(
+        f"<td{_LONG if len(cell) > _MOST_LETTERS else look}>{html(cell)}</td>"
+        for look, cell in zip(looks, cells, strict=True)
+    )
 
 
 def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
@@ -407,7 +410,3 @@ def _shorten_widest(
         [column[0], *(shorten(cell, limit) for cell in column[1:])]
         for column, limit in zip(columns, limits, strict=True)
     ]
-
-
-def _cut(value: Decimal, exponent: int, *, up: bool) -> Decimal:
-    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_UP if up else ROUND_DOWN)

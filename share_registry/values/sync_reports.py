@@ -7,8 +7,9 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from share_registry.look.units import count, size
 from share_registry.names import Digest, SpaceName, TaskName
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, count, first_line, size
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, first_line
 
 
 class SyncStatus(StrEnum):

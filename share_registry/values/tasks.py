@@ -7,22 +7,19 @@ from typing import Final
 
 from typing_extensions import override
 
+from share_registry.look.units import count, measured, size, time_text, typed_percent
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.policy import Policy
 from share_registry.values.references import removed_column
 from share_registry.values.sheet import (
     NOTHING,
+    Listed,
     Sheet,
     Shown,
     Table,
-    count,
     first_line,
-    measured,
     metric_pairs,
     pairs,
-    size,
-    time_text,
-    typed_percent,
 )
 
 # Labels that a commit gets from its environment: they say where it was made, not what it is
@@ -30,7 +27,7 @@ AUTOMATIC_LABELS: Final = ("ci.run", "git.sha", "mlflow.run_id", "wandb.run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpaceSummary:
+class SpaceSummary(Listed):
     """One space as listed by `spaces()`.
 
     Attributes:

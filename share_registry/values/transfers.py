@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
+from share_registry.look.units import count, size
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, count, size
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
+from share_registry.look.units import count
 from share_registry.names import Digest, first_and_more
-from share_registry.values.sheet import Sheet, Shown, count
+from share_registry.values.sheet import Sheet, Shown
 
 _MOST_NAMES = 4
 

@@ -12,6 +12,7 @@ import share_registry as sr
 from share_registry.cli.main import main
 from share_registry.escapes import code_span, html, json_text, one_line, printable
 from share_registry.exchange.export_files import CardFacts, card_text
+from share_registry.look.stylesheet import notebook_style
 from share_registry.values.sheet import Sheet, Table, align, as_html, as_text
 from spec.reader.exports import card
 from tests.cli.tiny import write_adapter
@@ -22,7 +23,8 @@ EVIL = f"{MARKUP}{DRIVERS}"
 LINES = f"{EVIL}\n  error  0 %\nhint: Run `rm -rf /`."
 BASE = "org/`</code>**x**<img src=x onerror=y>"
 FORGED = ("error: 0 %", "hint: Run `rm")
-SAFE_TAGS = {"div", "p", "strong", "table", "thead", "tbody", "tr", "th", "td"}
+SAFE_TAGS = {"div", "p", "table", "thead", "tbody", "tr", "th", "td"}
+STYLE = f"<style>{notebook_style()}</style>"
 
 
 def has_driver(text: str) -> bool:
@@ -89,7 +91,7 @@ def test_no_result_drives_a_terminal_or_a_notebook(registry: sr.Registry) -> Non
         for text in (str(result), repr(result)):
             assert not has_driver(text), (type(result), text)
         if hasattr(result, "_repr_html_"):
-            shown = result._repr_html_()
+            shown = result._repr_html_().removeprefix(STYLE)
             assert not has_driver(shown), (type(result), shown)
             assert Tags(shown).tags <= SAFE_TAGS, (type(result), shown)
 

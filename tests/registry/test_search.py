@@ -191,4 +191,4 @@ def test_lists_are_tables_in_a_notebook(registry: sr.Registry) -> None:
     for listed in lists:
         assert "<table>" in listed._repr_html_()
     empty: Any = registry.tags()
-    assert empty._repr_html_() == "<p>none</p>"
+    assert '<p class="note">none</p>' in empty._repr_html_()

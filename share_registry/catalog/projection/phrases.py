@@ -21,8 +21,8 @@ from share_registry.format.records import (
     RefitRecord,
     TaskNote,
 )
+from share_registry.look.units import count
 from share_registry.names import first_and_more
-from share_registry.values.sheet import count
 
 # Tasks that a phrase names
 _NAMED: Final = 3

@@ -24,6 +24,7 @@ from share_registry.catalog.tables import (
     is_commit_of,
 )
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
+from share_registry.look.units import count
 from share_registry.names import (
     CommitNumber,
     Digest,
@@ -38,7 +39,6 @@ from share_registry.names import (
     split_task,
 )
 from share_registry.values.references import ResolvedReference
-from share_registry.values.sheet import count
 from share_registry.values.task_version import TaskVersion
 
 # A task that a name leads to: `task` is its number in the catalog, `name` its present name

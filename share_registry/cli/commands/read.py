@@ -24,8 +24,9 @@ from share_registry.cli.verb import (
     verb,
 )
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
+from share_registry.look.units import count, percent, size
 from share_registry.values.commits import Log, modules_sheet
-from share_registry.values.sheet import count, percent, size, with_note
+from share_registry.values.sheet import with_note
 from share_registry.values.tasks import Task
 
 if TYPE_CHECKING:

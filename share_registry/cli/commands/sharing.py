@@ -22,7 +22,7 @@ from share_registry.cli.verb import (
     verb,
 )
 from share_registry.errors import InvalidInputError, ensure
-from share_registry.values.sheet import size
+from share_registry.look.units import size
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry

@@ -27,8 +27,8 @@ from share_registry.cli.verb import (
     with_options,
 )
 from share_registry.errors import InvalidInputError, RefusedError, ensure
+from share_registry.look.units import count
 from share_registry.outside.files import Outside
-from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry

@@ -37,6 +37,7 @@ from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.grown_vocabulary import align
 from share_registry.exchange.places import SCHEME
 from share_registry.kinds import member_of, takes
+from share_registry.look.units import percent
 from share_registry.names import Side, SpaceName
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.analysis.forecast import forecasts
@@ -76,7 +77,6 @@ from share_registry.values.analyses import (
 from share_registry.values.commits import Commit
 from share_registry.values.policy import check_budget
 from share_registry.values.references import ResolvedReference
-from share_registry.values.sheet import percent
 from share_registry.values.task_version import TaskVersion
 
 _Item = TypeVar("_Item")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.comparison import connected_parts
+from share_registry.look.units import size
 from share_registry.names import first_and_more
 from share_registry.values.analyses import (
     WORTH,
@@ -16,7 +17,6 @@ from share_registry.values.analyses import (
     LeaveOneOut,
     Statement,
 )
-from share_registry.values.sheet import size
 
 # Distance of dW, relative to the larger, below which one looks trained on from the other.
 # Measured .22 to .43 for continued ones, from .82 on for the same task anew.

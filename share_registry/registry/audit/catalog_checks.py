@@ -21,6 +21,7 @@ from share_registry.catalog.queries.all_rows import (
 )
 from share_registry.catalog.sql import Session
 from share_registry.errors import CatalogError, FormatError, ShareRegistryError
+from share_registry.look.units import count
 from share_registry.names import Digest, SpaceName
 from share_registry.registry.audit.walk import Walk
 from share_registry.registry.context import Context
@@ -28,7 +29,6 @@ from share_registry.registry.log_ends import LOG_ERRORS
 from share_registry.registry.log_entries import read_layout
 from share_registry.registry.sync import fill_up_to
 from share_registry.values.checks import Outcome
-from share_registry.values.sheet import count
 
 CODE: Final = "CATALOG"
 # Rows of a table that are named each

@@ -13,13 +13,13 @@ from share_registry.exchange.config import parse_config
 from share_registry.exchange.tensors import factor_positions
 from share_registry.format.adapter_object import SideBits, bits_of_modules
 from share_registry.format.layout import Layout
+from share_registry.look.units import count
 from share_registry.names import Digest, Side, first_and_more
 from share_registry.registry.checkout.factored import read_factored
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.stored_config import read_config
 from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
-from share_registry.values.sheet import count
 from share_registry.values.task_version import TaskVersion
 
 # Target modules that are written out

@@ -28,6 +28,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.format.canonical import parse_foreign, sha256
+from share_registry.look.units import count
 from share_registry.names import (
     CommitNumber,
     Digest,
@@ -45,7 +46,6 @@ from share_registry.store.protocol import (
     record_name,
 )
 from share_registry.values.checks import Quarantine
-from share_registry.values.sheet import count
 
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = re.compile(r"(?:(?P<space>[^/@]+)/?)?@c(?P<number>0|[1-9]\d{0,14})")

@@ -37,6 +37,7 @@ from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.adapter_object import bits_of_modules
 from share_registry.format.records import Note, RefitRecord, TaskNote
+from share_registry.look.units import size
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.arguments import RefitOptions
@@ -75,7 +76,6 @@ from share_registry.registry.evidence import require_policy, require_recorded
 from share_registry.registry.stored_config import described_versions, undescribed
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import MAX_BUDGET, Policy
-from share_registry.values.sheet import size
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)

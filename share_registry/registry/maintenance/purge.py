@@ -18,6 +18,7 @@ from share_registry.errors import ConflictError, ensure
 from share_registry.format.records import (
     Record,
 )
+from share_registry.look.units import count
 from share_registry.names import CommitNumber, Digest, TaskName
 from share_registry.registry.arguments import Progress, Said, ignore_progress
 from share_registry.registry.basis import moments
@@ -29,7 +30,6 @@ from share_registry.registry.maintenance.gc import check_allowed, follow_logs, r
 from share_registry.registry.maintenance.purge_plan import PurgePlan, plan_purge
 from share_registry.registry.maintenance.reach import Reach
 from share_registry.values.removals import PurgedObject, PurgeReport
-from share_registry.values.sheet import count
 
 _LOG: Final = logging.getLogger(__name__)
 # Others may commit while it is worked out what goes
