@@ -7,6 +7,7 @@ commit carries only its digest (spec LAY-01 to LAY-09).
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from math import prod
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -202,7 +203,17 @@ class Layout(Strict):
 
         Factors by name, experts of a factor ascending as `name#e`.
         """
-        return [shape for factor in self.factors for shape in self.modules_of(factor)]
+        return [*self._modules]
+
+    def __copy__(self) -> "Layout":
+        # a copy may be changed, as by model_copy
+        copied = super().__copy__()
+        vars(copied).pop("_modules", None)
+        return copied
+
+    @cached_property
+    def _modules(self) -> tuple[ModuleShape, ...]:
+        return tuple(shape for factor in self.factors for shape in self.modules_of(factor))
 
     def modules_of(self, factor: FactorSpec) -> list[ModuleShape]:
         """Return the modules of one factor pair."""

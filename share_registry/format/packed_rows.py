@@ -19,7 +19,7 @@ from share_registry.format.symbols import MAX_BITS, PACKINGS, Group, Ints
 from share_registry.parallel import MAX_THREADS, side_by_side
 
 # symbols from which on they are expanded by several threads
-_SIDE_BY_SIDE: Final = 1 << 18
+_SIDE_BY_SIDE: Final = 1 << 20
 # largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14
 _SHORT_SHIFT: Final = 7
 # symbols expanded at a time: temporaries of 256 kB stay in the cache

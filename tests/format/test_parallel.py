@@ -4,7 +4,8 @@ In order, bounded, and the first failure is the one that is raised.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic, sleep
 
 import pytest
@@ -45,6 +46,28 @@ def test_the_first_failure_is_raised_and_no_thread_is_left() -> None:
     with pytest.raises(ZeroDivisionError):
         side_by_side(halved, range(50))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("outer", [partial(ahead, threads=2), side_by_side])
+def test_work_within_such_work_is_not_shared_out_again(
+    outer: Callable[[Callable[[int], set[int]], range], Iterable[set[int]]],
+) -> None:
+    everyone = threading.Barrier(4, timeout=10)
+
+    def names_within(_: int) -> set[int]:
+        return set(side_by_side(lambda _: threading.get_ident(), range(8)))
+
+    def wait(_: int) -> int:
+        return everyone.wait()
+
+    assert all(len(names) == 1 for names in outer(names_within, range(4)))
+    # what waits does not compute
+    [*outer(lambda _: set(side_by_side(wait, range(4), threads=4)), range(1))]
+
+
+def test_one_thread_ahead_shares_its_work_out() -> None:
+    both = threading.Barrier(2, timeout=10)
+    [*ahead(lambda _: side_by_side(lambda _: both.wait(), range(2)), range(1))]
 
 
 def _until(condition: Callable[[], bool]) -> None:
