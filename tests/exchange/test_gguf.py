@@ -18,6 +18,7 @@ HEADS, KV_HEADS, WIDTH = 4, 2, 8
 """Of a model with 32 rows of q and 16 of k."""
 QUANTIZED = 1e-2
 """Eight bits of a block of 32 values."""
+Q4 = gguf.GGMLQuantizationType.Q4_0
 
 
 def write(
@@ -149,8 +150,9 @@ def test_blocks_of_eight_bits_are_spread_out(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"kind": "model"}, "expected an adapter of type lora"),
-        ({"arch": "gpt2"}, "for the architecture 'gpt2'"),
-        ({"raw": gguf.GGMLQuantizationType.Q4_0}, "elements of type 2"),
+        ({"kind": "model", "raw": Q4}, "expected an adapter of type lora"),
+        ({"arch": "gpt2", "raw": Q4}, "for the architecture 'gpt2'"),
+        ({"raw": Q4}, "elements of type 2"),
     ],
 )
 def test_what_is_not_known_is_refused(

@@ -11,7 +11,8 @@ The file is parsed here, with every size checked before it is used.
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -93,14 +94,6 @@ _COMMIT_SOURCE: Final = "Commit the PEFT directory that it was converted from."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GgufFile:
-    """What a GGUF file says, and its tensors."""
-
-    entries: Mapping[str, Any]
-    tensors: Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPlace:
     """What a GGUF file says of one tensor: its element type by number, its place by an offset."""
 
@@ -108,6 +101,15 @@ class TensorPlace:
     shape: tuple[int, ...]
     kind: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufHeader:
+    """What a GGUF file says: its entries, its tensors, and where their offsets count from."""
+
+    entries: Mapping[str, Any]
+    places: Sequence[TensorPlace]
+    start: int
 
 
 def matches_gguf(contents: Contents) -> bool:
@@ -118,8 +120,9 @@ def matches_gguf(contents: Contents) -> bool:
 def read_gguf(contents: Contents, _: str | None) -> Adapter:
     """Read an adapter. Raises InvalidInputError, RefusedError."""
     name = only(_files(contents), (), contents, LABEL)
-    parsed = parse_gguf(contents.files.read(name, MAX_TENSOR_FILE_BYTES), name)
-    entries = parsed.entries
+    content = contents.files.read(name, MAX_TENSOR_FILE_BYTES)
+    header = parse_gguf(content, name)
+    entries = header.entries
     is_lora = entries.get("general.type") == "adapter" and entries.get("adapter.type") == "lora"
     ensure(
         is_lora,
@@ -145,10 +148,11 @@ def read_gguf(contents: Contents, _: str | None) -> Adapter:
             hint=_COMMIT_SOURCE,
         ),
     )
-    check_finite(parsed.tensors)
+    tensors = decode_gguf(content, header, name)
+    check_finite(tensors)
     said = entries.get("adapter.lora.alpha")
     alpha = float(said) if isinstance(said, int | float) else 0.0
-    pairs, left = _pairs(parsed.tensors, architecture, alpha)
+    pairs, left = _pairs(tensors, architecture, alpha)
     if architecture in TURNED:
         pairs = _turn_back(pairs, contents, name)
     attachments, beside = contents.attached([name, BASE_CONFIG])
@@ -166,10 +170,26 @@ def read_gguf(contents: Contents, _: str | None) -> Adapter:
     )
 
 
-def parse_gguf(content: bytes, name: str) -> GgufFile:
-    """Parse a GGUF file. Raises InvalidInputError, RefusedError for elements that are quantized."""
+def parse_gguf(content: bytes, name: str) -> GgufHeader:
+    """Parse what stands before the tensors of a GGUF file. Raises InvalidInputError."""
+    with _naming(name):
+        return _GgufParser(content).parse()
+
+
+def decode_gguf(content: bytes, header: GgufHeader, name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a GGUF file by key.
+
+    Raises InvalidInputError, RefusedError for elements that are quantized.
+    """
+    with _naming(name):
+        return {place.key: _tensor(content, header.start, place, name) for place in header.places}
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Raise InvalidInputError for a file whose bytes do not fit what it says."""
     try:
-        return _GgufParser(content, name).parse()
+        yield
     except (struct.error, UnicodeDecodeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"{name} is no sound GGUF file: {str(error)[:200]}.", hint="Copy it again."
@@ -179,12 +199,11 @@ def parse_gguf(content: bytes, name: str) -> GgufFile:
 class _GgufParser:
     """Reads from left to right; a size is checked against what is left before it is used."""
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes) -> None:
         self._content = content
-        self._name = name
         self._place = 0
 
-    def parse(self) -> GgufFile:
+    def parse(self) -> GgufHeader:
         magic, version, tensors, count = self._take("<4sIQQ")
         if magic != _MAGIC or version not in _VERSIONS:
             raise ValueError(f"version {version} is not 2 or 3, or its bytes are in another order")
@@ -195,15 +214,12 @@ class _GgufParser:
             key = self._text()
             (kind,) = self._take("<I")
             entries[key] = self._value(kind)
-        infos = [self._info() for _ in range(tensors)]
+        places = [self._info() for _ in range(tensors)]
         alignment = entries.get("general.alignment", _ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 16:
             raise ValueError("its alignment is none")
         start = -(-self._place // alignment) * alignment
-        return GgufFile(
-            entries=entries,
-            tensors={info.key: self._tensor(info, start) for info in infos},
-        )
+        return GgufHeader(entries=entries, places=places, start=start)
 
     def _take(self, form: str) -> tuple[Any, ...]:
         size = struct.calcsize(form)
@@ -233,7 +249,7 @@ class _GgufParser:
             return list(self._take(f"<{count}{_SCALARS[inner]}"))
         return [self._value(inner) for _ in range(count)]
 
-    def _info(self) -> "TensorPlace":
+    def _info(self) -> TensorPlace:
         key = self._text()
         (dimensions,) = self._take("<I")
         if dimensions > _MAX_DIMENSIONS:
@@ -243,26 +259,26 @@ class _GgufParser:
         kind, offset = self._take("<IQ")
         return TensorPlace(key=key, shape=shape, kind=kind, offset=offset)
 
-    def _tensor(self, info: "TensorPlace", start: int) -> torch.Tensor:
-        key, shape, kind = info.key, info.shape, info.kind
-        count = prod(shape)
-        quantized = kind == _Q8_0 and bool(shape) and shape[-1] % _Q8_VALUES == 0
-        if kind not in _FLOATS and not quantized:
-            raise RefusedError(
-                f"{self._name}: {key!r} has elements of type {kind}, expected F32, F16, BF16 or"
-                " Q8_0.",
-                hint=_COMMIT_SOURCE,
-            )
-        size = count // _Q8_VALUES * _Q8_BYTES if quantized else count * _FLOATS[kind].itemsize
-        begin = start + info.offset
-        if size > len(self._content) - begin or count == 0:
-            raise ValueError(f"{key!r} {list(shape)} does not fit into the file")
-        raw = torch.frombuffer(bytearray(self._content[begin : begin + size]), dtype=torch.uint8)
-        if not quantized:
-            return raw.view(_FLOATS[kind]).reshape(shape)
-        blocks = raw.reshape(-1, _Q8_BYTES)
-        steps = blocks[:, :2].contiguous().view(torch.float16).float()
-        return (blocks[:, 2:].contiguous().view(torch.int8).float() * steps).reshape(shape)
+
+def _tensor(content: bytes, start: int, place: TensorPlace, name: str) -> torch.Tensor:
+    key, shape, kind = place.key, place.shape, place.kind
+    count = prod(shape)
+    quantized = kind == _Q8_0 and bool(shape) and shape[-1] % _Q8_VALUES == 0
+    if kind not in _FLOATS and not quantized:
+        raise RefusedError(
+            f"{name}: {key!r} has elements of type {kind}, expected F32, F16, BF16 or Q8_0.",
+            hint=_COMMIT_SOURCE,
+        )
+    size = count // _Q8_VALUES * _Q8_BYTES if quantized else count * _FLOATS[kind].itemsize
+    begin = start + place.offset
+    if size > len(content) - begin or count == 0:
+        raise ValueError(f"{key!r} {list(shape)} does not fit into the file")
+    raw = torch.frombuffer(bytearray(content[begin : begin + size]), dtype=torch.uint8)
+    if not quantized:
+        return raw.view(_FLOATS[kind]).reshape(shape)
+    blocks = raw.reshape(-1, _Q8_BYTES)
+    steps = blocks[:, :2].contiguous().view(torch.float16).float()
+    return (blocks[:, 2:].contiguous().view(torch.int8).float() * steps).reshape(shape)
 
 
 def _files(contents: Contents) -> list[str]:
