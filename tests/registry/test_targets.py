@@ -16,6 +16,7 @@ import share_registry as sr
 from share_registry.format.canonical import sha256
 from share_registry.values.sync_reports import SyncStatus
 from tests.cli.conftest import Runner
+from tests.registry.plain import files
 from tests.registry.planted import write as write_tensors, write_planted
 
 
@@ -119,18 +120,16 @@ def test_a_sync_for_a_target_serves_what_it_takes_and_names_the_rest(
 def test_a_version_that_a_target_refuses_leaves_the_one_before_in_service(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    before = registry.sync(tmp_path / "serve")
+    before = registry.sync(tmp_path / "serve", target="sglang")
     registry.commit(variant(tmp_path, "next", alora_invocation_tokens=[3]), task="rs")
     registry.set_alias("rs", "prod")
     report = registry.sync(tmp_path / "serve", target="sglang")
     (task,) = [each for each in report.tasks if each.task == "rs"]
     assert (task.status, task.ref.endswith("@v2")) == (SyncStatus.FAILED, True)
-    # version 1, in the form that SGLang reads rightly
     (name,) = [each.name for each in before.tasks if each.task == "rs"]
-    assert task.name is not None
-    assert task.name.partition("--v1-")[0] == str(name).partition("--v1-")[0]
-    assert task.name != name
-    assert "use_rslora" not in config_of(tmp_path / "serve" / task.name)
+    assert task.name == name
+    index = json.loads((tmp_path / "serve" / "index.json").read_text())
+    assert name in {each["name"] for each in index["adapters"]}
 
 
 def test_the_commands_take_a_target(
@@ -291,17 +290,22 @@ def test_the_command_writes_for_llama_cpp(
     run("sync", str(tmp_path / "serve"), *options)
 
 
-def test_what_a_new_target_refuses_is_served_on_as_it_was(
-    registry: sr.Registry, tmp_path: Path
+@pytest.mark.parametrize(("first", "second"), [(None, "vllm"), ("vllm", None), ("vllm", "sglang")])
+def test_a_directory_of_another_target_is_refused(
+    first: str | None, second: str | None, registry: sr.Registry, tmp_path: Path
 ) -> None:
     root = tmp_path / "serve"
-    before = {task.ref: task.name for task in registry.sync(root).tasks}
-    report = registry.sync(root, target="vllm")
-    (failed,) = (task for task in report.tasks if task.status is SyncStatus.FAILED)
-    assert "activated" in failed.ref
-    assert failed.name == before[failed.ref]
+    registry.sync(root, target=first)
+    before = files(root)
+    with pytest.raises(sr.RefusedError, match=r"kept for (vllm|any server), and is to be") as no:
+        registry.sync(root, target=second)
+    assert files(root) == before
+    # the way out that it names
+    assert "remove its index.json" in no.value.hint
+    (root / "index.json").unlink()
+    assert registry.sync(root, target=second).tasks
     index = json.loads((root / "index.json").read_bytes())
-    assert before[failed.ref] in {each["name"] for each in index["adapters"]}
+    assert {each["target"] for each in index["adapters"]} == {second}
 
 
 def test_one_name_of_a_model_is_not_given_to_several(registry: sr.Registry, tmp_path: Path) -> None:
@@ -311,6 +315,8 @@ def test_one_name_of_a_model_is_not_given_to_several(registry: sr.Registry, tmp_
     with pytest.raises(sr.InvalidInputError, match="in spaces of 2: ") as caught:
         registry.sync(tmp_path / "serve", base_model="meta/llama")
     assert "space=" in str(caught.value.hint)
+    with pytest.raises(sr.InvalidInputError, match="base_config is of one model"):
+        registry.sync(tmp_path / "serve", target="llama.cpp", base_config=tmp_path)
     assert not (tmp_path / "serve").exists()
     own = registry.space(ref.partition("/")[0])
     assert own.sync(tmp_path / "serve", base_model="meta/llama").failed == 0

@@ -37,6 +37,7 @@ from share_registry.values.sync_reports import SyncReport
 # How often it goes on where aliases move all the while
 _MOST_PASSES: Final = 5
 _DAY_S: Final = 86_400
+_HAND_OVER: Final = f"Give another directory, or remove its {INDEX_FILE} to hand it over."
 # More than compute at a time, as some of them wait for the medium
 _THREADS: Final = 4
 # Notes that are kept: few, as one speaks of every task of a commit
@@ -62,12 +63,12 @@ def sync(
     Raises:
         InvalidInputError: the alias, the profile, the target or the label makes no sense.
         NotFoundError: no task has the alias.
-        RefusedError: the directory is kept for another registry, alias or space.
+        RefusedError: the directory is kept for another registry, alias, space or target.
         StoreError: the index cannot be written.
     """
     run = _begin(context, request, space)
     targets = alias_targets(context, run.alias, space=space)
-    _check_label(run, targets)
+    _check_one_model(run, targets)
     context.outside.make_directory(run.root)
     remarks: list[str] = []
     index = _bring_up(run, targets, _previous(run, remarks), progress)
@@ -109,18 +110,20 @@ def _begin(context: Context, request: SyncRequest, space: str | None) -> Upkeep:
     )
 
 
-def _check_label(run: Upkeep, targets: Sequence[AliasTarget]) -> None:
-    """Check that one name of a model is not given to several. Raises InvalidInputError."""
+def _check_one_model(run: Upkeep, targets: Sequence[AliasTarget]) -> None:
+    """Check that what is of one model is not given to several. Raises InvalidInputError."""
     spaces = sorted({target.space for target in targets if target.is_served})
     models = {run.label_of(SpaceName(space)) for space in spaces}
-    ensure(
-        run.options.base_model is None or len(models) <= 1,
-        InvalidInputError(
-            f"base_model names one model, and {run.alias!r} is in spaces of {len(models)}: "
-            f"{first_and_more(spaces, 3)}.",
-            hint="Keep a directory for each space: space= or -s.",
-        ),
-    )
+    options = {"base_model": run.options.base_model, "base_config": run.options.base_config}
+    for name, option in options.items():
+        ensure(
+            option is None or len(models) <= 1,
+            InvalidInputError(
+                f"{name} is of one model, and {run.alias!r} is in spaces of {len(models)}: "
+                f"{first_and_more(spaces, 3)}.",
+                hint="Keep a directory for each space: space= or -s.",
+            ),
+        )
 
 
 def _previous(run: Upkeep, remarks: list[str]) -> ServedIndex | None:
@@ -138,7 +141,16 @@ def _previous(run: Upkeep, remarks: list[str]) -> ServedIndex | None:
             RefusedError(
                 f"{run.root} is kept for the alias {index.alias!r} of {spaces} of the registry "
                 f"{index.store}.",
-                hint=f"Give another directory, or remove its {INDEX_FILE} to hand it over.",
+                hint=_HAND_OVER,
+            ),
+        )
+        others = {each.target for each in index.adapters} - {run.options.target}
+        ensure(
+            not others,
+            RefusedError(
+                f"{run.root} is kept for {' and '.join(sorted(each or 'any server' for each in others))}"
+                f", and is to be for {run.options.target or 'any server'}.",
+                hint=_HAND_OVER,
             ),
         )
     return index

@@ -131,18 +131,14 @@ def _put(run: Upkeep, row: TaskVersion, rebuilt: RebuiltFiles) -> tuple[ServedAd
 
 
 def _kept(run: Upkeep, before: ServedAdapter | None) -> ServedAdapter | None:
-    """Return what was served before, put right where it is damaged; None where that fails.
-
-    Where it was made for another target it is made anew for this one, if that can be.
-    """
+    """Return what was served before, put right where it is damaged; None where that fails."""
     if before is None:
         return None
     try:
-        stands = _stands(run, before)
+        if _stands(run, before):
+            return before
     # nobody can tell what it is at present: it stays as it is
     except StoreError:
-        return before
-    if stands and before.target == run.options.target:
         return before
     try:
         with run.context.reading() as session:
@@ -150,7 +146,7 @@ def _kept(run: Upkeep, before: ServedAdapter | None) -> ServedAdapter | None:
         require_recorded(run.context, [row])
         return _put(run, row, _rebuild(run, row))[0]
     except ShareRegistryError:
-        return before if stands else None
+        return None
 
 
 def _record(
