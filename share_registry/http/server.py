@@ -9,8 +9,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from share_registry.errors import InvalidInputError, ensure
-from share_registry.exchange.export_form import check_profile
+from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.http.application import application
 from share_registry.http.gate import check_token
 from share_registry.http.releases import Releases
@@ -18,6 +17,8 @@ from share_registry.kinds import FilePath
 from share_registry.names import alias_name
 from share_registry.outside.files import Outside
 from share_registry.outside.listening import listen, port_of
+from share_registry.registry.checkout.version_export import ExportOptions
+from share_registry.registry.delivery.alias_targets import refs_behind
 from share_registry.registry.location import locate, require_apart
 from share_registry.serving.adapter_cache import AdapterCache
 from share_registry.serving.served_adapters import ServedAdapters, ServingPlaces
@@ -40,7 +41,9 @@ class ServeRequest:
         store: Place of its store, with a catalog's URL.
         space: Of one space alone; None for all.
         alias: What stands behind it is listed.
-        profile: Of the exports.
+        profile: Of the exports; None for the first that the target reads rightly, else native.
+        target: The server that they are for; None for any.
+        base_config: config.json of the base model, for llama.cpp.
         base_model: What the configs name as base model; None for what they named.
         host: Where to listen.
         port: 0 for any that is free.
@@ -53,7 +56,9 @@ class ServeRequest:
     store: FilePath | None
     space: str | None
     alias: str
-    profile: str
+    profile: str | None
+    target: str | None
+    base_config: FilePath | None
     base_model: str | None
     host: str
     port: int
@@ -62,22 +67,24 @@ class ServeRequest:
     cache_gb: float
 
 
-def run_server(
-    request: ServeRequest, *, outside: Outside, announce: Callable[[str], object]
-) -> None:
+def run_server(request: ServeRequest, *, outside: Outside, tell: Callable[[str], object]) -> None:
     """Answer requests until the process is asked to end.
 
     Args:
         request: What and where.
         outside: Files.
-        announce: Called with the address, once it is listened at.
+        tell: Called with a line about the alias, where nothing has it, and one with the address,
+            once it is listened at.
 
     Raises:
         InvalidInputError: an option, the token or the address cannot be used.
         RefusedError: other machines can reach it and there is no token.
         ShareRegistryError: the registry cannot be opened.
     """
-    with served(request, outside) as app, closing(listen(request.host, request.port)) as listener:
+    with (
+        served(request, outside, tell) as app,
+        closing(listen(request.host, request.port)) as listener,
+    ):
         config = uvicorn.Config(
             app,
             http="h11",
@@ -91,22 +98,26 @@ def run_server(
             timeout_graceful_shutdown=_ENDING_S,
         )
         host = f"[{request.host}]" if ":" in request.host else request.host
-        announce(f"http://{host}:{port_of(listener)}")
+        tell(f"serving at http://{host}:{port_of(listener)}; Ctrl-C ends it")
         # the server repeats the signal that ended it
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextmanager
-def served(request: ServeRequest, outside: Outside) -> Iterator[Starlette]:
-    """Yield the application over an open registry. Raises as `run_server`."""
+def served(
+    request: ServeRequest, outside: Outside, tell: Callable[[str], object]
+) -> Iterator[Starlette]:
+    """Yield the application over an open registry. Arguments and errors as of `run_server`."""
     token = check_token(_read_token(request, outside), host=request.host)
     alias = alias_name(request.alias)
     places = ServingPlaces(
         registry=request.registry,
         store=request.store,
         space=request.space,
-        profile=check_profile(request.profile),
+        options=ExportOptions(
+            profile=request.profile, target=request.target, base_config=request.base_config
+        ),
         relabel=request.base_model is not None,
     )
     ensure(
@@ -128,7 +139,12 @@ def served(request: ServeRequest, outside: Outside) -> Iterator[Starlette]:
         )
         with closing(ServedAdapters(places, cache, outside)) as adapters:
             # what cannot be opened is said now
-            adapters.registry()
+            context, space = adapters.registry()
+            try:
+                refs_behind(context, alias, space=space)
+            except NotFoundError as error:
+                # it may be set while this runs
+                tell(f"{error.message} /v1/models lists nothing until one has. {error.hint}")
             releases = Releases(adapters, cache, base_model=request.base_model, outside=outside)
             yield application(adapters, releases, alias=alias, host=request.host, token=token)
 

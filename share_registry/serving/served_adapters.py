@@ -6,7 +6,7 @@ else is looked up, and no text of a client becomes a path.
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -18,7 +18,7 @@ from share_registry.errors import (
     RefusedError,
     ShareRegistryError,
 )
-from share_registry.exchange.export_form import PROFILES, Profile
+from share_registry.exchange.export_form import PROFILES
 from share_registry.format.records import TaskNote
 from share_registry.kinds import FilePath
 from share_registry.names import is_name, parse_reference
@@ -39,8 +39,8 @@ from share_registry.serving.adapter_cache import AdapterCache
 from share_registry.values.task_version import TaskVersion
 
 _MOST_REMEMBERED: Final = 1 << 16
-# How a directory is made: the commit and task of the version, the profile, the label
-_Recipe = tuple[str, str, int, Profile | None, str | None]
+# How a directory is made: the commit, task and number of the version, and in which form
+_Recipe = tuple[str, str, int, ExportOptions]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +50,16 @@ class ServingPlaces:
     Attributes:
         registry: Place of the registry; None for the library's default.
         store: Place of its store, with a catalog's URL.
-        profile: Of the exports; None for the first that the target reads rightly, else native.
+        options: In which form; a reference to what its target refuses or misreads is refused.
         relabel: Whether their configs name the server's model as base model.
         space: Of references that name none; None for the library's default.
-        target: The server: a reference to what it refuses or misreads is refused; None for any.
     """
 
     registry: FilePath | None
     store: FilePath | None
-    profile: Profile | None
+    options: ExportOptions
     relabel: bool
     space: str | None = None
-    target: str | None = None
 
 
 class ServedAdapters:
@@ -108,14 +106,11 @@ class ServedAdapters:
         Where the name is not known yet, its directory is made. Raises as `directory`.
         """
         row, note = self._version(ref)
-        label = base_model if self._places.relabel else None
-        recipe = (row.commit_id, row.task, row.version, self._places.profile, label)
+        options = self._asked(base_model)
+        recipe = (row.commit_id, row.task, row.version, options)
         remembered = self._names.get(recipe)
         if remembered:
             return row, remembered
-        options = ExportOptions(
-            profile=self._places.profile, base_model=label, target=self._places.target
-        )
         rebuilt = self._rebuild(row, note, options)
         name = self._remember(recipe, served_name(row, rebuilt.digest))
         if self._cache.find(name) is None:
@@ -157,15 +152,14 @@ class ServedAdapters:
         for ref in _refs_of(name):
             with suppress(NotFoundError):
                 row, note = self._version(ref)
-                for profile, label in self._ways(base_model):
-                    recipe = (row.commit_id, row.task, row.version, profile, label)
+                for options in self._ways(base_model):
+                    recipe = (row.commit_id, row.task, row.version, options)
                     if self._names.get(recipe, name) != name:
                         continue
                     try:
-                        options = ExportOptions(profile=profile, base_model=label)
                         rebuilt = self._rebuild(row, note, options)
                     except RefusedError:
-                        # the portable form cannot express it
+                        # the form cannot express it, or its target refuses it
                         self._remember(recipe, "")
                         continue
                     if self._remember(recipe, served_name(row, rebuilt.digest)) == name:
@@ -175,12 +169,18 @@ class ServedAdapters:
             hint="Ask for a reference, such as TASK@prod: the answer has its present name.",
         )
 
-    def _ways(self, base_model: str | None) -> list[tuple[Profile, str | None]]:
+    def _asked(self, base_model: str | None) -> ExportOptions:
+        label = base_model if self._places.relabel else None
+        return replace(self._places.options, base_model=label)
+
+    def _ways(self, base_model: str | None) -> list[ExportOptions]:
         """Return the ways to make a directory, the one asked for first."""
-        labels = dict.fromkeys((None, base_model))
-        ways = [(profile, label) for profile in PROFILES for label in labels]
-        asked = (self._places.profile, base_model if self._places.relabel else None)
-        return sorted(ways, key=lambda way: way != asked)
+        plain = (
+            ExportOptions(profile=profile, base_model=label)
+            for profile in PROFILES
+            for label in (None, base_model)
+        )
+        return list(dict.fromkeys([self._asked(base_model), *plain]))
 
     def _version(self, ref: str) -> tuple[TaskVersion, TaskNote]:
         context, space = self.registry()

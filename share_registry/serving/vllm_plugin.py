@@ -94,7 +94,7 @@ def _register(outside: Outside) -> None:
 
 
 def _adapters(root: Path, outside: Outside) -> "ServedAdapters":
-    from share_registry.exchange.export_form import check_profile
+    from share_registry.registry.checkout.version_export import ExportOptions
     from share_registry.registry.location import locate, require_apart
     from share_registry.serving.adapter_cache import AdapterCache
     from share_registry.serving.served_adapters import ServedAdapters, ServingPlaces
@@ -114,8 +114,7 @@ def _adapters(root: Path, outside: Outside) -> "ServedAdapters":
     places = ServingPlaces(
         registry=None,
         store=None,
-        profile=check_profile(profile) if profile else None,
-        target="vllm",
+        options=ExportOptions(profile=profile or None, target="vllm"),
         relabel=outside.environment(RELABEL) in ("1", "true", "yes"),
     )
     return ServedAdapters(places, cache, outside)

@@ -60,7 +60,9 @@ def client_of(
             "store": None,
             "space": None,
             "alias": "prod",
-            "profile": "native",
+            "profile": None,
+            "target": None,
+            "base_config": None,
             "base_model": None,
             "host": "127.0.0.1",
             "port": 8080,
@@ -70,7 +72,7 @@ def client_of(
             **options,
         }
     )
-    app = stack.enter_context(served(request, outside or Outside()))
+    app = stack.enter_context(served(request, outside or Outside(), print))
     return stack.enter_context(TestClient(app, base_url=ADDRESS, raise_server_exceptions=False))
 
 

@@ -20,6 +20,7 @@ from share_registry.http.answers import JsonAnswer
 from share_registry.http.application import application
 from share_registry.http.releases import Releases
 from share_registry.outside.files import Outside
+from share_registry.registry.checkout.version_export import ExportOptions
 from share_registry.serving.adapter_cache import AdapterCache
 from share_registry.serving.served_adapters import ServedAdapters, ServingPlaces
 from tests.cli.tiny import BASE, SPACE, write_adapter
@@ -58,8 +59,13 @@ def test_models_are_what_is_behind_the_alias(client: TestClient, http_registry: 
     ]
 
 
-def test_an_alias_that_no_task_has_lists_nothing(stack: ExitStack, http_registry: Path) -> None:
+def test_an_alias_that_no_task_has_lists_nothing_and_is_said_at_the_start(
+    stack: ExitStack, http_registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client_of(stack, http_registry, None)
+    assert capsys.readouterr().out == ""
     client = client_of(stack, http_registry, None, alias="canary")
+    assert "no task of any space has the alias 'canary'" in capsys.readouterr().out
     assert client.get("/v1/models").json()["data"] == []
 
 
@@ -77,7 +83,9 @@ def test_a_version_is_downloaded_as_export_writes_it(
     assert download(client, document) == files(export.path)
 
 
-@pytest.mark.parametrize("options", [{"profile": "portable"}, {"base_model": "/models/tiny"}])
+@pytest.mark.parametrize(
+    "options", [{"profile": "portable"}, {"base_model": "/models/tiny"}, {"target": "openvino"}]
+)
 def test_the_names_are_those_of_sync(
     stack: ExitStack, http_registry: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -88,6 +96,13 @@ def test_the_names_are_those_of_sync(
     for name, content in files(tmp_path / "served" / task.name).items():
         assert client.get(f"/v1/adapters/{task.name}/{name}").content == content
     assert resolve(client, task.ref)["name"] == task.name
+
+
+def test_what_the_target_misreads_is_not_sent(stack: ExitStack, http_registry: Path) -> None:
+    client = client_of(stack, http_registry, None, target="openvino", profile="native")
+    answer = client.get("/v1/resolve/cola@v1")
+    assert answer.status_code == 422
+    assert "leaves out the scale" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +383,7 @@ def test_many_clients_of_a_small_cache_get_no_wrong_bytes(
     cache = AdapterCache(
         tmp_path / "cache", limit_bytes=room, keep_s=0.2, outside=outside, hold=False
     )
-    places = ServingPlaces(registry=http_place, store=None, profile="native", relabel=False)
+    places = ServingPlaces(registry=http_place, store=None, options=ExportOptions(), relabel=False)
     adapters = ServedAdapters(places, cache, outside)
     stack.callback(adapters.close)
     releases = Releases(adapters, cache, base_model=None, outside=outside)

@@ -175,6 +175,7 @@ def test_the_examples_for_kubernetes_are_command_lines(arguments: str) -> None:
         (("--port", "{port}"), 2, "--port"),
         (("--cache-gb", "0"), 2, "--cache-gb"),
         (("--alias", "v1"), 2, "alias"),
+        (("--target", "vlm"), 2, "peft, vllm"),
         (("--token-file", "nowhere"), 3, "nowhere"),
         (("-R", "nowhere"), 3, "nowhere"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from share_registry.cli.output import say
-from share_registry.cli.verb import free_verb, session
+from share_registry.cli.verb import base_config_option, free_verb, session, target_options
 from share_registry.errors import RefusedError
 
 
@@ -32,12 +32,8 @@ from share_registry.errors import RefusedError
 @click.option(
     "--alias", default="prod", show_default=True, metavar="NAME", help="/v1/models lists it."
 )
-@click.option(
-    "--profile",
-    type=click.Choice(["native", "portable"]),
-    default="native",
-    help="Same keys and ranks, or the form that every server reads alike.",
-)
+@target_options
+@base_config_option
 @click.option(
     "--base-model",
     metavar="NAME",
@@ -80,5 +76,5 @@ def serve(**options: Any) -> None:
     run_server(
         request,
         outside=Outside(),
-        announce=lambda address: say(f"serving at {address}; Ctrl-C ends it", asked),
+        tell=lambda line: say(line, asked),
     )

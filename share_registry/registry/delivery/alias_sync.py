@@ -38,6 +38,8 @@ from share_registry.values.sync_reports import SyncReport
 _MOST_PASSES: Final = 5
 _DAY_S: Final = 86_400
 _HAND_OVER: Final = f"Give another directory, or remove its {INDEX_FILE} to hand it over."
+# What a directory without a target is for
+_ANY: Final = "any server"
 # More than compute at a time, as some of them wait for the medium
 _THREADS: Final = 4
 # Notes that are kept: few, as one speaks of every task of a commit
@@ -144,12 +146,13 @@ def _previous(run: Upkeep, remarks: list[str]) -> ServedIndex | None:
                 hint=_HAND_OVER,
             ),
         )
-        others = {each.target for each in index.adapters} - {run.options.target}
+        asked = run.options.target or _ANY
+        targets = {each.target or _ANY for each in index.adapters}
         ensure(
-            not others,
+            targets <= {asked},
             RefusedError(
-                f"{run.root} is kept for {' and '.join(sorted(each or 'any server' for each in others))}"
-                f", and is to be for {run.options.target or 'any server'}.",
+                f"{run.root} is kept for {' and '.join(sorted(targets))},"
+                f" and is to be for {asked}.",
                 hint=_HAND_OVER,
             ),
         )
