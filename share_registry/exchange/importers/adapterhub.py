@@ -17,13 +17,13 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE, names_in
 from share_registry.exchange.importers.assembly import ForeignAdapter, ModulePair, assemble
 from share_registry.exchange.importers.contents import Contents, FileHeader, only
+from share_registry.exchange.importers.lora_keys import KeyRole, modules_of
 from share_registry.names import first_and_more
 
 LABEL: Final = "an adapter of the AdapterHub library"
 _USUAL: Final = ("adapter.safetensors",)
 _PICKLE: Final = "pytorch_adapter.bin"
 _KEY: Final = re.compile(r"(?P<module>.+)\.loras\.(?P<name>[^.]+)\.(?P<part>.+)")
-_A, _B = "lora_A", "lora_B"
 _PARTS: Final = ("q", "k", "v")
 # What projections of query, key and value in one are called.
 _FUSED: Final = frozenset({"c_attn", "in_proj", "qkv", "qkv_proj", "query_key_value"})
@@ -134,18 +134,19 @@ def _refuse_other_methods(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _modules(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
+def _modules(
+    tensors: Mapping[str, torch.Tensor], name: str
+) -> dict[str, dict[KeyRole, torch.Tensor]]:
     """Return the factors of every module. Raises InvalidInputError, RefusedError."""
-    modules: dict[str, dict[str, torch.Tensor]] = {}
-    names = set()
-    strange = []
-    for key, tensor in sorted(tensors.items()):
-        match = _KEY.fullmatch(key)
-        if match is None or match["part"] not in (_A, _B):
-            strange.append(key)
-            continue
-        names.add(match["name"])
-        modules.setdefault(match["module"], {})[match["part"]] = tensor
+    names = {match["name"] for key in tensors if (match := _KEY.fullmatch(key))}
+    ensure(
+        len(names) <= 1,
+        InvalidInputError(
+            f"{name} holds the adapters {', '.join(sorted(names))}, expected one.",
+            hint="Save each to a directory of its own: model.save_adapter.",
+        ),
+    )
+    modules, strange = modules_of(tensors, split=_split)
     ensure(
         not strange,
         RefusedError(
@@ -154,33 +155,29 @@ def _modules(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[s
             hint=_RETRAIN,
         ),
     )
-    ensure(
-        len(names) == 1,
-        InvalidInputError(
-            f"{name} holds the adapters {', '.join(sorted(names))}, expected one.",
-            hint="Save each to a directory of its own: model.save_adapter.",
-        ),
-    )
-    halves = [module for module, parts in modules.items() if len(parts) != 2]
-    ensure(
-        not halves,
-        InvalidInputError(
-            f"{name}: {first_and_more(halves, 3)} has half a pair.",
-            hint="Save the adapter again with the library.",
-        ),
-    )
-    return modules
+    return {
+        module: {role: tensors[key] for role, key in keys.items()}
+        for module, keys in modules.items()
+    }
+
+
+def _split(key: str) -> tuple[str, KeyRole] | None:
+    """Return the module of a key, and which factor it is of it; None for another kind of key."""
+    match = _KEY.fullmatch(key)
+    if match is None or match["part"] not in (KeyRole.A, KeyRole.B):
+        return None
+    return match["module"], KeyRole(match["part"])
 
 
 def _pair(
     module: str,
-    parts: Mapping[str, torch.Tensor],
+    parts: Mapping[KeyRole, torch.Tensor],
     *,
     rank: int,
     scale: float,
     settings: Mapping[str, Any],
 ) -> ModulePair:
-    a, b = parts[_A], parts[_B]
+    a, b = parts[KeyRole.A], parts[KeyRole.B]
     ensure(
         a.dim() == b.dim() == 2,
         InvalidInputError(

@@ -25,7 +25,7 @@ from share_registry.exchange.importers.kohya import (
     part_of_pipeline,
 )
 from share_registry.exchange.importers.lora_keys import (
-    KeyedModule,
+    ModuleKeys,
     is_single_file,
     modules_of,
     refuse_other_methods,
@@ -81,7 +81,7 @@ def read_diffusers(contents: Contents, part: str | None) -> Adapter:
     loaded = contents.load(name)
     refuse_other_methods(list(loaded.tensors), name)
     written = {split[0] for key in loaded.tensors if (split := split_key(key)) is not None}
-    modules, others = modules_of(loaded.tensors, {path: _path(path) for path in written})
+    modules, others = modules_of(loaded.tensors, name_of={path: _path(path) for path in written})
     parts = _configs(loaded.metadata, modules)
     pairs, remarks = pairs_of_file(modules, loaded.tensors, _scales(modules, parts))
     passengers = {f"{PREFIX}{key}": loaded.tensors[key] for key in others}
@@ -160,7 +160,7 @@ def _configs(
 
 
 def _scales(
-    modules: Mapping[str, KeyedModule], parts: Mapping[str, Mapping[str, object]]
+    modules: Mapping[str, ModuleKeys], parts: Mapping[str, Mapping[str, object]]
 ) -> dict[str, float]:
     """Return the scale of every module that a config in the header says one for."""
     settings = {owner: settings_of(config) for owner, config in parts.items()}

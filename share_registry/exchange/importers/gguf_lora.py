@@ -25,6 +25,7 @@ from share_registry.exchange.adapter_files import MAX_TENSOR_FILE_BYTES
 from share_registry.exchange.base_config import BASE_CONFIG
 from share_registry.exchange.importers.assembly import ForeignAdapter, ModulePair, assemble
 from share_registry.exchange.importers.contents import Contents, only
+from share_registry.exchange.importers.lora_keys import KeyRole, modules_of
 from share_registry.exchange.importers.mlx_lm import expert_path
 from share_registry.exchange.tensors import check_finite
 from share_registry.format.layout import MAX_TENSORS
@@ -57,6 +58,7 @@ _FLOATS: Final = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16, 28: to
 _Q8_0: Final = 8
 _Q8_VALUES, _Q8_BYTES = 32, 34
 _LORA: Final = re.compile(r"(?P<name>.+)\.weight\.lora_(?P<side>[ab])")
+_ROLES: Final = {"a": KeyRole.A, "b": KeyRole.B}
 _BLOCK: Final = re.compile(r"blk\.(?P<number>\d+)\.(?P<part>\w+)")
 _PARTS: Final = {
     "attn_q": "self_attn.q_proj",
@@ -289,27 +291,27 @@ def _pairs(
     tensors: Mapping[str, torch.Tensor], architecture: str, alpha: float
 ) -> tuple[list[ModulePair], list[str]]:
     """Return the factor pairs under the names of transformers, and the keys of other tensors."""
-    sides: dict[str, dict[str, torch.Tensor]] = {}
-    left = []
-    for key, tensor in tensors.items():
-        match = _LORA.fullmatch(key)
-        if match is None:
-            left.append(key)
-        else:
-            sides.setdefault(match["name"], {})[match["side"]] = tensor
-    halves = [name for name, parts in sides.items() if len(parts) != 2]
+    modules, left = modules_of(tensors, split=_split)
     ensure(
-        sides and not halves,
+        modules,
         InvalidInputError(
-            f"{first_and_more(halves, 3) or 'the file'}: expected pairs of lora_a and lora_b.",
+            "the file has no tensors of LoRA, expected pairs of lora_a and lora_b.",
             hint="Convert it again.",
         ),
     )
     return [
         pair
-        for name, parts in sorted(sides.items())
-        for pair in _pairs_of(name, parts["a"], parts["b"], architecture, alpha)
+        for name, keys in sorted(modules.items())
+        for pair in _pairs_of(
+            name, tensors[keys[KeyRole.A]], tensors[keys[KeyRole.B]], architecture, alpha
+        )
     ], left
+
+
+def _split(key: str) -> tuple[str, KeyRole] | None:
+    """Return what llama.cpp calls the module of a key, and which factor it is of it."""
+    match = _LORA.fullmatch(key)
+    return None if match is None else (match["name"], _ROLES[match["side"]])
 
 
 def _pairs_of(

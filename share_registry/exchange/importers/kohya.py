@@ -17,8 +17,8 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.importers.assembly import ForeignAdapter, ModulePair, assemble
 from share_registry.exchange.importers.contents import Contents, FileHeader, only
 from share_registry.exchange.importers.lora_keys import (
-    KeyedModule,
     KeyRole,
+    ModuleKeys,
     fold_core,
     is_single_file,
     modules_of,
@@ -63,7 +63,7 @@ def read_kohya(contents: Contents, part: str | None) -> Adapter:
     refuse_other_methods(list(loaded.tensors), name)
     written = {split[0] for key in loaded.tensors if (split := split_key(key)) is not None}
     paths, unclear = paths_of(written)
-    modules, strange = modules_of(loaded.tensors, paths)
+    modules, strange = modules_of(loaded.tensors, name_of=paths)
     ensure(
         not strange,
         RefusedError(
@@ -94,7 +94,7 @@ def read_kohya(contents: Contents, part: str | None) -> Adapter:
 
 
 def pairs_of_file(
-    modules: Mapping[str, KeyedModule],
+    modules: Mapping[str, ModuleKeys],
     tensors: Mapping[str, torch.Tensor],
     scales: Mapping[str, float] | None = None,
 ) -> tuple[list[ModulePair], list[str]]:
@@ -110,14 +110,14 @@ def pairs_of_file(
     scales = scales or {}
     bare = [
         module
-        for module, parts in modules.items()
-        if KeyRole.ALPHA not in parts.keys and module not in scales
+        for module, keys in modules.items()
+        if KeyRole.ALPHA not in keys and module not in scales
     ]
-    cores = [module for module, parts in modules.items() if KeyRole.CORE in parts.keys]
+    cores = [module for module, keys in modules.items() if KeyRole.CORE in keys]
     pairs = [
-        _pair(module, parts.keys, tensors, scales.get(module, 1.0))
-        for module, parts in sorted(modules.items())
-        if KeyRole.A in parts.keys
+        _pair(module, keys, tensors, scales.get(module, 1.0))
+        for module, keys in sorted(modules.items())
+        if KeyRole.A in keys
     ]
     remarks = []
     if bare:

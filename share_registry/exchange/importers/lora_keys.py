@@ -6,8 +6,7 @@ module's path, with points or with underscores between its parts, and an ending 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -93,15 +92,12 @@ _OTHER_METHODS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
-class KeyedModule:
-    """The parts of one module: key by part."""
-
-    keys: dict[KeyRole, str] = field(default_factory=dict)
+# The parts of one module: what each is -> its key
+ModuleKeys = dict[KeyRole, str]
 
 
 def split_key(key: str) -> tuple[str, KeyRole] | None:
-    """Return the module of a key, and the part that it is; None for another kind of key."""
+    """Return the module of a key, and what it is of it; None for another kind of key."""
     ending = next((ending for ending in _BY_LENGTH if key.endswith(ending)), None)
     if ending is None or len(key) == len(ending):
         return None
@@ -140,25 +136,29 @@ def is_single_file(keys: Iterable[str]) -> bool:
 
 
 def modules_of(
-    keys: Iterable[str], name_of: Mapping[str, str]
-) -> tuple[dict[str, KeyedModule], list[str]]:
+    keys: Iterable[str],
+    *,
+    name_of: Mapping[str, str] | None = None,
+    split: Callable[[str], tuple[str, KeyRole] | None] = split_key,
+) -> tuple[dict[str, ModuleKeys], list[str]]:
     """Return the parts of every module, and the keys that are none of them.
 
     Args:
         keys: The keys of a file.
-        name_of: What the module of a key is called in the base model.
+        name_of: What the module of a key is called in the base model, where that differs.
+        split: As `split_key`, which is for single files.
 
     Raises InvalidInputError where two keys are the same part of a module, or half a pair is there.
     """
-    modules: dict[str, KeyedModule] = defaultdict(KeyedModule)
+    modules: dict[str, ModuleKeys] = defaultdict(dict)
     strange = []
     for key in sorted(keys):
-        split = split_key(key)
-        if split is None:
+        parts = split(key)
+        if parts is None:
             strange.append(key)
             continue
-        written, part = split
-        first = modules[name_of.get(written, written)].keys.setdefault(part, key)
+        written, role = parts
+        first = modules[(name_of or {}).get(written, written)].setdefault(role, key)
         ensure(
             first == key,
             InvalidInputError(
@@ -208,14 +208,14 @@ def fold_core(a: torch.Tensor, core: torch.Tensor, key: str) -> torch.Tensor:
     return product.float()  # type: ignore[no-any-return]
 
 
-def _check_complete(modules: Mapping[str, KeyedModule]) -> None:
+def _check_complete(modules: Mapping[str, ModuleKeys]) -> None:
     halves = [
         module
-        for module, parts in modules.items()
-        if not {KeyRole.A, KeyRole.B} <= parts.keys.keys() and parts.keys.keys() != {KeyRole.ALPHA}
+        for module, keys in modules.items()
+        if not {KeyRole.A, KeyRole.B} <= keys.keys() and keys.keys() != {KeyRole.ALPHA}
     ]
     if halves:
-        keys = sorted(modules[halves[0]].keys.values())
+        keys = sorted(modules[halves[0]].values())
         raise InvalidInputError(
             f"{first_and_more(halves, 3)}: expected two factors, found {', '.join(keys)}.",
             hint="Save the file again: half a pair is of no use.",

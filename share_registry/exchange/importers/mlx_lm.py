@@ -17,12 +17,14 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.importers.assembly import ForeignAdapter, ModulePair, assemble
 from share_registry.exchange.importers.contents import Contents, FileHeader, only
+from share_registry.exchange.importers.lora_keys import KeyRole, modules_of
 from share_registry.names import first_and_more
 
 LABEL: Final = "an adapter of mlx-lm"
 _USUAL: Final = ("adapters.safetensors",)
 _PARAMETERS: Final = "lora_parameters"
-_A, _B, _MAGNITUDE = "lora_a", "lora_b", "m"
+_ROLES: Final = {"lora_a": KeyRole.A, "lora_b": KeyRole.B, "m": KeyRole.MAGNITUDE}
+_COMPANIONS: Final = {KeyRole.MAGNITUDE: "lora_magnitude_vector"}
 # What the source's own config is called beside that of PEFT.
 _ATTACHED: Final = "adapter_config.mlx-lm.json"
 _TABLE: Final = re.compile(
@@ -46,7 +48,7 @@ _MERGE: Final = (
 def is_of_mlx(header: FileHeader) -> bool:
     """Tell whether a file is of this format by its keys."""
     ends = {key.rpartition(".")[2] for key in header.shapes}
-    return {_A, _B} <= ends
+    return {"lora_a", "lora_b"} <= ends
 
 
 def matches_mlx(contents: Contents) -> bool:
@@ -80,7 +82,7 @@ def read_mlx(contents: Contents, _: str | None) -> Adapter:
     ]
     attachments, left = contents.attached([name, CONFIG_FILE])
     attachments[_ATTACHED] = contents.files.read(CONFIG_FILE, contents.files.sizes[CONFIG_FILE])
-    is_dora = any(_MAGNITUDE in parts for parts in modules.values())
+    is_dora = any(KeyRole.MAGNITUDE in parts for parts in modules.values())
     return assemble(
         ForeignAdapter(
             label=LABEL,
@@ -115,16 +117,17 @@ def _scale(config: Mapping[str, Any], contents: Contents) -> tuple[float, float]
     return float(scale or 0), float(dropout) if isinstance(dropout, int | float) else 0.0
 
 
-def _modules(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
+def _split(key: str) -> tuple[str, KeyRole] | None:
+    """Return the module of a key, and what it is of it; None for another kind of key."""
+    module, _, end = key.rpartition(".")
+    return (module, _ROLES[end]) if end in _ROLES else None
+
+
+def _modules(
+    tensors: Mapping[str, torch.Tensor], name: str
+) -> dict[str, dict[KeyRole, torch.Tensor]]:
     """Return the tensors of every module. Raises InvalidInputError, RefusedError."""
-    modules: dict[str, dict[str, torch.Tensor]] = {}
-    strange = []
-    for key, tensor in sorted(tensors.items()):
-        module, _, part = key.rpartition(".")
-        if part in (_A, _B, _MAGNITUDE):
-            modules.setdefault(module, {})[part] = tensor
-        else:
-            strange.append(key)
+    modules, strange = modules_of(tensors, split=_split)
     ensure(
         not strange,
         RefusedError(
@@ -133,15 +136,7 @@ def _modules(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[s
             hint=_MERGE,
         ),
     )
-    halves = [module for module, parts in modules.items() if not {_A, _B} <= parts.keys()]
-    ensure(
-        not halves,
-        InvalidInputError(
-            f"{name}: {first_and_more(halves, 3)} has no pair of lora_a and lora_b.",
-            hint="Save the adapter again: half a pair is of no use.",
-        ),
-    )
-    marked = [module for module, parts in modules.items() if _MAGNITUDE in parts]
+    marked = [module for module, keys in modules.items() if KeyRole.MAGNITUDE in keys]
     tables = [module for module in marked if _TABLE.fullmatch(module)]
     ensure(
         not tables and len(marked) in (0, len(modules)),
@@ -151,13 +146,16 @@ def _modules(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[s
             hint="Train with fine_tune_type lora, or DoRA of linear layers alone.",
         ),
     )
-    return modules
+    return {
+        module: {role: tensors[key] for role, key in keys.items()}
+        for module, keys in modules.items()
+    }
 
 
 def _pairs(
-    module: str, parts: Mapping[str, torch.Tensor], *, scale: float, label: str
+    module: str, parts: Mapping[KeyRole, torch.Tensor], *, scale: float, label: str
 ) -> Iterator[ModulePair]:
-    a, b = parts[_A], parts[_B]
+    a, b = parts[KeyRole.A], parts[KeyRole.B]
     if a.dim() == 3 and b.dim() == 3 and a.shape[0] == b.shape[0]:
         for expert, (each_a, each_b) in enumerate(zip(a, b, strict=True)):
             yield ModulePair(
@@ -175,7 +173,7 @@ def _pairs(
             hint="Save the adapter again with mlx-lm.",
         ),
     )
-    magnitude = {"lora_magnitude_vector": parts[_MAGNITUDE]} if _MAGNITUDE in parts else {}
+    magnitude = {end: parts[role] for role, end in _COMPANIONS.items() if role in parts}
     yield ModulePair(
         module=module,
         a=a.T,
@@ -198,8 +196,8 @@ def expert_path(module: str, expert: int, label: str) -> str:
     return f"{match['owner']}.experts.{expert}.{_NUMBERED.get(name, name) if is_numbered else name}"
 
 
-def _remarks(modules: Mapping[str, Mapping[str, torch.Tensor]]) -> list[str]:
-    stacked = [module for module, parts in modules.items() if parts[_A].dim() == 3]
+def _remarks(modules: Mapping[str, Mapping[KeyRole, torch.Tensor]]) -> list[str]:
+    stacked = [module for module, parts in modules.items() if parts[KeyRole.A].dim() == 3]
     tables = [module for module in modules if _TABLE.fullmatch(module)]
     remarks = {
         f"{first_and_more(stacked, 3)}: experts that mlx-lm stacks are one pair each, under the"

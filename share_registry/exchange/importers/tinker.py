@@ -75,11 +75,11 @@ def read_tinker(contents: Contents, _: str | None) -> Adapter:
     loaded = contents.load(TENSOR_FILE)
     plain = {key: key.removeprefix(PREFIX) for key in loaded.tensors}
     tensors = {plain[key]: tensor for key, tensor in loaded.tensors.items() if tensor.numel()}
-    modules, strange = modules_of(tensors, {})
+    modules, strange = modules_of(tensors)
     strange += [
         key
-        for parts in modules.values()
-        for role, key in parts.keys.items()
+        for keys in modules.values()
+        for role, key in keys.items()
         if role not in (KeyRole.A, KeyRole.B)
     ]
     ensure(
@@ -91,8 +91,8 @@ def read_tinker(contents: Contents, _: str | None) -> Adapter:
         ),
     )
     pairs = []
-    for module, parts in sorted(modules.items()):
-        a, b = tensors[parts.keys[KeyRole.A]], tensors[parts.keys[KeyRole.B]]
+    for module, keys in sorted(modules.items()):
+        a, b = tensors[keys[KeyRole.A]], tensors[keys[KeyRole.B]]
         pairs += list(_pairs(_path(module, label), a, b, scale=scale, label=label))
     pairs = _fuse(pairs)
     attachments, left = contents.attached([TENSOR_FILE])
