@@ -1,4 +1,8 @@
-"""Name the format of files that are no PEFT adapter, and say how one is made of them."""
+"""Name the format of files that are no PEFT adapter by what they are called, and the next step.
+
+These are files whose content is not looked into: pickles, pointers, parts of an adapter or a model.
+What content tells is named in `importers/refused.py`.
+"""
 
 import re
 from collections.abc import Iterable
@@ -29,25 +33,9 @@ _FORMATS: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = tuple(
             _MLX,
         ),
         (
-            r".*\.gguf",
-            "a GGUF file",
-            "Commit the PEFT directory that it was converted from.",
-        ),
-        (
             r"pytorch_adapter\.bin|(adapter|model_head)\.safetensors|head_config\.json",
             "an adapter of the AdapterHub library",
             _RETRAIN,
-        ),
-        (
-            r"lit_model\.pth(\.lora)?|lora\.pth",
-            "a LoRA of LitGPT",
-            _RETRAIN,
-        ),
-        (r".*\.lora\.h5", "a LoRA of Keras", _RETRAIN),
-        (
-            r".*\.onnx_adapter",
-            "an adapter of ONNX Runtime",
-            "Commit the PEFT directory that it was converted from.",
         ),
         (
             r"(model|pytorch_model)([-.].*)?\.(safetensors|bin|index\.json)",
