@@ -8,13 +8,21 @@ In front of a block stands a comment that says what is to be done with it:
                        executed by bash, the lines below it are its output.
     <!-- prints -->    the output of the block before.
 
+A command of share-registry is a process of its own unless `differences` is given a quicker way.
+
+As a script, `python blocks.py PAGE` runs a page in the working directory with what is installed, and
+ends with 1 where something else was printed.
+
 In expected output `...` stands for any text within a line, a line of `...` for any lines. Digests,
 times and sizes are therefore written with dots, figures as they are.
 """
 
 import io
+import os
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +32,10 @@ _BLOCK: Final = re.compile(
     r"^<!-- (?P<mark>run|prints) -->\n+```(?P<language>\w+)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+
+
+Shell = Callable[[str, Path, dict[str, str]], str]
+"""Runs a command in a directory and environment, and returns what it printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +83,11 @@ def blocks(page: str) -> list[Block]:
     return parsed
 
 
-def differences(page: str, *, directory: Path, environment: dict[str, str]) -> list[Difference]:
+def differences(
+    page: str, *, directory: Path, environment: dict[str, str], shell: Shell | None = None
+) -> list[Difference]:
     """Run a page's blocks in a directory and return where they print something else."""
+    run = shell or bash
     namespace: dict[str, object] = {"__name__": "__page__"}
     wrong: list[Difference] = []
     for block in blocks(page):
@@ -81,7 +96,7 @@ def differences(page: str, *, directory: Path, environment: dict[str, str]) -> l
             pairs = [] if block.prints is None else [(block.prints, printed)]
         else:
             pairs = [
-                (expected, _shell(command, directory, environment))
+                (expected, run(command, directory, environment))
                 for command, expected in _commands(block.body)
             ]
         wrong += [
@@ -107,14 +122,8 @@ def agrees(expected: str, printed: str) -> bool:
     )
 
 
-def _python(block: Block, namespace: dict[str, object], directory: Path) -> str:
-    printed = io.StringIO()
-    with chdir(directory), redirect_stdout(printed):
-        exec(compile("\n" * block.line + block.body, "page", "exec"), namespace)
-    return printed.getvalue()
-
-
-def _shell(command: str, directory: Path, environment: dict[str, str]) -> str:
+def bash(command: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run a command by bash."""
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=directory,
@@ -126,7 +135,28 @@ def _shell(command: str, directory: Path, environment: dict[str, str]) -> str:
     return done.stdout + done.stderr
 
 
+def _python(block: Block, namespace: dict[str, object], directory: Path) -> str:
+    printed = io.StringIO()
+    with chdir(directory), redirect_stdout(printed):
+        exec(compile("\n" * block.line + block.body, "page", "exec"), namespace)
+    return printed.getvalue()
+
+
 def _commands(body: str) -> list[tuple[str, str]]:
     """Split a console block into commands and their output."""
     parts = re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]
     return [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts]
+
+
+if __name__ == "__main__":
+    wrong = differences(
+        Path(sys.argv[1]).read_text(encoding="utf-8"),
+        directory=Path.cwd(),
+        environment=dict(os.environ),
+    )
+    for difference in wrong:
+        sys.stdout.write(
+            f"line {difference.line}, expected:\n{difference.expected}"
+            f"printed:\n{difference.printed}\n"
+        )
+    sys.exit(bool(wrong))

@@ -4,25 +4,30 @@ Each page runs in a directory with `adapters/cola`, `adapters/cola-2`, `adapters
 adapters that ship with the project) and nothing else.
 """
 
+import io
 import os
 import re
+import shlex
 import shutil
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from tests.house.blocks import agrees, blocks, differences
+from share_registry.cli.main import main
+from tests.house.blocks import agrees, bash, blocks, differences
 from tests.house.tree import ROOT
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 }
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 EXECUTED = [name for name, page in PAGES.items() if blocks(page)]
 DATA = ROOT / "share_registry" / "demo_data"
 AUTHOR = "ada"
+FOR_BASH = re.compile(r"[|;&$<>*(`]")
 SHOWN = {"cola": "wn-pos-gloss/v1", "cola-2": "wn-pos-gloss/v2", "sst2": "wn-syn-ant/v1"}
 
 
@@ -47,17 +52,38 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     }
 
 
-# transformers and PEFT warn of their own future
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Could not find a config file")
+def in_this_process(command: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run a command without starting Python again, where nothing in it is for bash.
+
+    `.ci/run` runs the tutorial as it is typed.
+    """
+    program, *words = shlex.split(command) if not FOR_BASH.search(command) else [""]
+    if program != "share-registry":
+        return bash(command, directory, environment)
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(directory), redirect_stdout(out), redirect_stderr(err):
+        main(words)
+    return out.getvalue() + err.getvalue()
+
+
+# transformers and PEFT warn of their own future, and that a base model is called otherwise
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore:Could not find a config file", "ignore:The PEFT config's"
+)
 @pytest.mark.parametrize("name", EXECUTED)
 def test_every_marked_block_prints_what_the_page_says(
     name: str, directory: Path, environment: dict[str, str]
 ) -> None:
-    assert differences(PAGES[name], directory=directory, environment=environment) == []
+    assert (
+        differences(
+            PAGES[name], directory=directory, environment=environment, shell=in_this_process
+        )
+        == []
+    )
 
 
 def test_the_readme_and_the_guide_are_executed() -> None:
-    assert {"README.md", "docs/guide.md", "docs/sharing.md"} <= set(EXECUTED)
+    assert {"README.md", "docs/guide.md", "docs/sharing.md", "docs/tutorial.md"} <= set(EXECUTED)
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
