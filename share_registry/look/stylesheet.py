@@ -5,7 +5,7 @@ stylesheet is, also under a Content-Security-Policy that forbids inline styles:
 
 - `.muted`, `.strong` on text; `.grid`, `.axis` on lines; `.line`, `.dot`, `.ring` on marks, which
   have the colour of the nearest `.series-N`, `.good`, `.warn` or `.bad`, else the accent;
-- `.step-N` on what is filled from the scale, `.over-N` on text upon it.
+- `.step-N` on what is filled from the scale, `.over-N` on text upon it, `.on-N` on a frame.
 """
 
 from typing import Final
@@ -79,9 +79,9 @@ _DRAWING: Final = f"""
 .drawing .thin {{ stroke-width: 1.25; }}
 .drawing .dot {{ fill: var(--mark); stroke: var(--paper); stroke-width: 1.5; }}
 .drawing .ring {{ fill: var(--paper); stroke: var(--mark); stroke-width: 2; }}
-.drawing .plate {{ fill: var(--panel); stroke: var(--line); }}
-.drawing .chosen {{ stroke: var(--accent); stroke-width: 2; }}
+.drawing .span {{ fill: var(--panel); stroke: var(--mark); stroke-width: 1.5; }}
 .drawing .cell {{ stroke: var(--paper); stroke-width: 1; }}
+.drawing .marked {{ fill: none; stroke-width: 1.5; }}
 .drawing .empty {{ fill: var(--panel); }}
 """
 
@@ -155,4 +155,5 @@ def _numbered_classes() -> str:
     for step in range(STEPS):
         rules.append(f".drawing .step-{step} {{ fill: var(--scale-{step}); }}")
         rules.append(f".drawing .over-{step} {{ fill: var(--over-{step}); }}")
+        rules.append(f".drawing .on-{step} {{ stroke: var(--over-{step}); }}")
     return "\n".join([*rules, ""])

@@ -5,16 +5,17 @@ palette's, in its light theme.
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry import kinds
 from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
 from share_registry.kinds import takes
+from share_registry.look.heat_map import ends_of, without_shared_beginning
+from share_registry.look.histories import TaskHistory, histories
 from share_registry.look.palette import LIGHT
 from share_registry.look.units import count, percent
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
     from share_registry.values.analyses import Analysis, Retention, RetentionRow, Spectrum
-    from share_registry.values.commits import Commit, Log
+    from share_registry.values.commits import Log
 
 # Where a plot is saved, by the ending of its name; None: nowhere
 Place = str | os.PathLike[str] | None
@@ -38,7 +39,6 @@ _LONGEST: Final = 34
 _MOST_PANELS: Final = 8
 # How far an alias is drawn beyond the last commit
 _BEYOND: Final = 0.4
-_ALIAS: Final = re.compile(r"(?P<task>[^@]+)@(?P<alias>.+) is (?:v(?P<version>\d+)|removed)")
 _DPI: Final = 150
 
 
@@ -83,9 +83,9 @@ def plot_log(log: "Log", path: Place = None) -> "Figure":
     A log of a task is that task alone. Of many tasks those with the most commits; each space has
     commits of its own. As `plot_spectra`, and NotFoundError where there is nothing to draw.
     """
-    histories = _histories(log)
-    _ensure_drawable(histories, "no commit of this log made a version or moved an alias")
-    longest = sorted(histories, key=lambda place: -histories[place].length)[:_MOST_PANELS]
+    by_task = {place: history for place, history in histories(log).items() if history.length}
+    _ensure_drawable(by_task, "no commit of this log made a version or moved an alias")
+    longest = sorted(by_task, key=lambda place: -by_task[place].length)[:_MOST_PANELS]
     tasks: dict[str, list[str]] = defaultdict(list)
     for space, task in sorted(longest):
         tasks[space].append(task)
@@ -96,9 +96,9 @@ def plot_log(log: "Log", path: Place = None) -> "Figure":
         panels = group.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
         last = max(commit.number for commit in log if commit.space == space)
         for axes, task in zip(panels, names, strict=True):
-            _draw_history(axes, task, histories[space, task], last=last)
+            _draw_history(axes, task, by_task[space, task], last=last)
         panels[-1].set_xlabel(f"commit of {space}")
-    if more := len(histories) - len(longest):
+    if more := len(by_task) - len(longest):
         figure.supxlabel(f"{count(more, 'more task is', 'more tasks are')} not drawn", fontsize=10)
     return _save(figure, path)
 
@@ -144,46 +144,7 @@ def plot_budget(analysis: "Analysis", path: Place = None) -> "Figure":
     return _save(figure, path)
 
 
-@dataclass(frozen=True, slots=True)
-class _History:
-    """What happened to a task, oldest first: by commit the versions, and by alias its moves."""
-
-    versions: dict[int, int] = field(default_factory=dict)
-    moves: dict[str, list[tuple[int, int | None]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-
-    @property
-    def length(self) -> int:
-        return len(self.versions) + sum(map(len, self.moves.values()))
-
-
-def _histories(log: "Log") -> dict[tuple[str, str], _History]:
-    """Return the histories in a log by space and task; its details say where aliases went."""
-    histories: dict[tuple[str, str], _History] = defaultdict(_History)
-    for commit in reversed(log.commits):
-        move = _ALIAS.fullmatch(commit.detail) if commit.kind == "alias" else None
-        if move is not None:
-            version = int(move["version"]) if move["version"] else None
-            # a task goes by its present name, the detail has the one of then
-            history = histories[commit.space, commit.task or move["task"]]
-            history.moves[move["alias"]].append((commit.number, version))
-        for task, number in _new_versions(commit).items():
-            histories[commit.space, task].versions[commit.number] = number
-    return histories
-
-
-def _new_versions(commit: "Commit") -> dict[str, int]:
-    if commit.kind not in ("absorb", "merge", "restore", "refit"):
-        return {}
-    return {
-        task: int(version)
-        for task, version in commit.versions.items()
-        if version and commit.about in (None, task)
-    }
-
-
-def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> None:
+def _draw_history(axes: "Axes", task: str, history: TaskHistory, *, last: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for colour, (alias, moves) in zip(
@@ -307,7 +268,7 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
                 )
             )
     least = _LEAST_SPREAD if matrix.metric is None else 0.0
-    low, high = _scale(values[~np.isnan(values)], least=least)
+    low, high = ends_of(values[~np.isnan(values)].tolist(), least=least)
     axes.set_facecolor(LIGHT.panel)
     if values.size <= _MOST_NUMBERS:
         write = _error if matrix.metric is None else "{:.3g}".format
@@ -315,16 +276,6 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
     return axes.imshow(
         values, aspect="auto", cmap=_colour_map(), vmin=low, vmax=high, interpolation="nearest"
     )
-
-
-def _scale(values: Any, *, least: float) -> tuple[float, float]:
-    """Return the ends of the colours: of what is there, and never so near that noise has some.
-
-    Under a budget all errors are nearly it: from 0 on they would be one colour.
-    """
-    low, high = float(values.min()), float(values.max())
-    half = max((high - low) / 2, abs(high + low) / 2 * least) or 0.5
-    return (low + high) / 2 - half, (low + high) / 2 + half
 
 
 def _alike(matrix: "Retention") -> str:
@@ -406,7 +357,14 @@ def _draw_panels(figure: "FigureBase", analysis: "Analysis") -> None:
             continue
         image = _draw_spectra(axes, spectra)
         if side == "a":
-            _label(axes.set_yticks, _module_labels([spectrum.module for spectrum in spectra]))
+            _label(
+                axes.set_yticks,
+                [
+                    *map(
+                        _ending, without_shared_beginning([spectrum.module for spectrum in spectra])
+                    )
+                ],
+            )
         else:
             figure.colorbar(
                 image, ax=panels, label="explained variance, %", fraction=0.03, pad=0.02
@@ -444,14 +402,6 @@ def _draw_spectra(axes: "Axes", spectra: Sequence["Spectrum"]) -> Any:
     axes.minorticks_off()
     axes.set_ylim(len(spectra) - 0.5, -0.5)
     return image
-
-
-def _module_labels(modules: Sequence[str]) -> list[str]:
-    parts = [module.split(".") for module in modules]
-    same = 0
-    while all(len(part) > same + 1 and part[same] == parts[0][same] for part in parts):
-        same += 1
-    return [_ending(".".join(part[same:])) for part in parts]
 
 
 def _label(set_ticks: Any, labels: Sequence[str]) -> None:

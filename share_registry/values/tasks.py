@@ -192,14 +192,29 @@ class LineageNode:
     removed: CommitNumber | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageEdge:
+    """That a version came from another: `ref` from `parent`, as `LineageNode.via` says."""
+
+    ref: str
+    parent: str
+    via: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Lineage(Shown):
-    """Where a task version came from: itself first, then its ancestors, depth first."""
+    """Where a task version came from: itself first, then its ancestors, depth first.
+
+    Attributes:
+        nodes: Each version where it is first met, and parents of a merge below every merge.
+        edges: Every version and each that it came from, also where that was met before.
+    """
 
     ref: str
     base_model: str
     base_revision: str | None
     nodes: tuple[LineageNode, ...]
+    edges: tuple[LineageEdge, ...] = ()
 
     __repr__ = Shown.__str__
 

@@ -100,6 +100,17 @@ def test_a_merge_s_lineage_has_its_parents_with_their_weights(session: Session) 
     assert len(set(once)) == len(once)
 
 
+def test_a_lineage_has_every_edge_also_to_what_was_met_before(session: Session) -> None:
+    story = lineage(session, "base/both@v2")
+    edges = {(edge.ref, edge.parent, edge.via) for edge in story.edges}
+    assert ("base/both@v2", "base/both@v1", "version") in edges
+    assert ("base/both@v1", "base/mnli@v2", "merged, 0.5") in edges
+    assert ("base/mnli@v2", "base/mnli@v1", "version") in edges
+    refs = {node.ref for node in story.nodes}
+    assert {ref for edge in story.edges for ref in (edge.ref, edge.parent)} <= refs
+    assert refs - {edge.parent for edge in story.edges} == {"base/both@v2"}
+
+
 def test_a_space_says_its_whole_policy(session: Session) -> None:
     from share_registry.catalog.queries.aliases import spaces
 

@@ -5,7 +5,7 @@ from ("derived") or was merged of ("merged" with the weight), and for a restored
 repeats ("restored").
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -23,7 +23,7 @@ from share_registry.catalog.tables import (
     names_task_of,
 )
 from share_registry.names import CommitNumber, Digest, Reference, SpaceName
-from share_registry.values.tasks import Lineage, LineageNode
+from share_registry.values.tasks import Lineage, LineageEdge, LineageNode
 
 # Task and version
 _Place: TypeAlias = tuple[int, int]
@@ -50,11 +50,13 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
     base = session.execute(
         select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)
     ).one()
+    nodes = tuple(_walk((task, int(asked.version or 0)), versions, edges))
     return Lineage(
         ref=asked.ref,
         base_model=base[0],
         base_revision=base[1],
-        nodes=tuple(_walk((task, int(asked.version or 0)), versions, edges)),
+        nodes=nodes,
+        edges=tuple(_edges_of({node.ref for node in nodes}, versions, edges)),
     )
 
 
@@ -72,6 +74,16 @@ def _walk(
         if is_new:
             seen.add(place)
             waiting += [(via, parent, depth + 1) for via, parent in reversed(edges[place])]
+
+
+def _edges_of(
+    refs: Set[str], versions: Mapping[_Place, Row[Any]], edges: Mapping[_Place, Sequence[_Edge]]
+) -> Iterator[LineageEdge]:
+    """Yield every edge among some versions."""
+    for place, row in versions.items():
+        if _ref(row) in refs:
+            for via, parent in edges[place]:
+                yield LineageEdge(ref=_ref(row), parent=_ref(versions[parent]), via=via)
 
 
 def _edges(
@@ -123,7 +135,7 @@ def _versions(session: Session, space: SpaceName, tasks: Select[int]) -> Mapping
 def _node(row: Row[Any], via: str, depth: int) -> LineageNode:
     revision = f"@{row.source_revision}" if row.source_revision else ""
     return LineageNode(
-        ref=f"{row.space}/{row.task_name}@v{row.version}",
+        ref=_ref(row),
         number=CommitNumber(row.number),
         id=Digest(row.id),
         kind=row.kind,
@@ -137,3 +149,7 @@ def _node(row: Row[Any], via: str, depth: int) -> LineageNode:
         depth=depth,
         removed=row.removed,
     )
+
+
+def _ref(row: Row[Any]) -> str:
+    return f"{row.space}/{row.task_name}@v{row.version}"
