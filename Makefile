@@ -47,8 +47,8 @@ spec: .venv/installed  ## write schemas and vectors again and check them with bo
 	$(RUN) -m spec.build
 	$(RUN) -m pytest tests/spec
 
-picture: .venv/installed  ## draw the picture of the README again
-	$(RUN) -m docs.picture
+picture: .venv/installed  ## draw the pictures of the documentation again
+	$(RUN) -m docs.pictures
 
 gpu: .venv/installed  ## the GPU tests and benchmark, where there is a GPU
 	$(RUN) -m pytest -m gpu

@@ -1,0 +1,16 @@
+"""Which picture is drawn by what."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from docs.pictures import concepts, versions
+
+FOLDER: Final = Path(__file__).parent
+PICTURES: Final[Mapping[str, Callable[[], str]]] = {
+    "versions.svg": lambda: versions.draw(versions.commit_versions()),
+    "places.svg": concepts.draw_places,
+    "history.svg": concepts.draw_history,
+    "rows.svg": concepts.draw_rows,
+    "budgets.svg": lambda: concepts.draw_budget(*concepts.measure_budgets()),
+}
