@@ -1,13 +1,7 @@
-"""What is printed: results as JSON documents, references or text; errors; and what moves meanwhile.
-
-A JSON document has the members of the returned value, by name: times are RFC 3339 in UTC, paths and
-digests strings, absent values null; lists stay lists. Members are only ever added (docs/cli.md
-lists them).
-"""
+"""What is printed: results as JSON, references or text; errors; and what moves meanwhile."""
 
 import dataclasses
 import logging
-import math
 import re
 import shlex
 import shutil
@@ -15,17 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
-from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.escapes import indented, json_text, one_line, printable
-from share_registry.times import timestamp
 from share_registry.values.commits import Commit, Log, brief_sheet
+from share_registry.values.documents import document
 from share_registry.values.sheet import NOTHING, Sheet, Table, as_text, sheet_of
 
 if TYPE_CHECKING:
@@ -122,7 +113,8 @@ def emit(
     if value is None:
         return
     if session.json:
-        click.echo(json_text(document(value), indent=2))
+        members = value.members if isinstance(value, Printed) else value
+        click.echo(json_text(document(members), indent=2))
         return
     if isinstance(value, list | tuple | Log) and not value:
         options = click.get_current_context().params.items()
@@ -207,33 +199,6 @@ def complain(
         return
     for name, text in {"error": message, **key, "hint": hint}.items():
         click.echo(f"{name}: {indented(text, len(name) + 2)}", err=True)
-
-
-def document(value: object) -> object:
-    """Return a result as JSON values."""
-    match value:
-        case Printed():
-            return document(value.members)
-        case Log():
-            return [document(commit) for commit in value]
-        case datetime():
-            return timestamp(value)
-        case Path():
-            return str(value)
-        case Enum():
-            return value.value
-        case float():
-            return value if math.isfinite(value) else None
-        case Mapping():
-            return {str(name): document(member) for name, member in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [document(member) for member in value]
-    if not dataclasses.is_dataclass(value):
-        return value
-    fields = (field.name for field in dataclasses.fields(value))
-    return {
-        name: document(getattr(value, name)) for name in (*fields, *getattr(value, "derived", ()))
-    }
 
 
 def for_terminal(hint: str) -> str:

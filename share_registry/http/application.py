@@ -5,7 +5,7 @@ only looks at a file, and the sending of files, in those of the server.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -51,31 +51,19 @@ class Service:
     adapters: ServedAdapters
     releases: Releases
     alias: str
-    heavy: CapacityLimiter
+    heavy: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
 
 
-def application(
-    adapters: ServedAdapters, releases: Releases, *, alias: str, host: str, token: str | None
-) -> Starlette:
+def application(service: Service, *, host: str, token: str | None) -> Starlette:
     """Return the application, for an ASGI server.
 
     Args:
-        adapters: The registry.
-        releases: Its files.
-        alias: What stands behind it is listed.
+        service: What it answers from.
         host: Where the server listens.
         token: What requests must bring; None asks for none.
     """
-    service = Service(
-        adapters=adapters, releases=releases, alias=alias, heavy=CapacityLimiter(_THREADS)
-    )
     app = Starlette(
-        routes=[
-            Route(HEALTH, _health),
-            Route("/v1/models", partial(_models, service)),
-            Route("/v1/resolve/{ref:path}", partial(_resolve, service)),
-            Route("/v1/adapters/{name}/{file}", partial(_download, service)),
-        ],
+        routes=release_routes(service),
         middleware=[Middleware(Gate, host=host, token=token)],
         exception_handlers={
             _ABSENT: _no_such_path,
@@ -86,6 +74,16 @@ def application(
     # to an address that the request made up
     app.router.redirect_slashes = False
     return app
+
+
+def release_routes(service: Service) -> list[Route]:
+    """Return which path is answered with what."""
+    return [
+        Route(HEALTH, _health),
+        Route("/v1/models", partial(_models, service)),
+        Route("/v1/resolve/{ref:path}", partial(_resolve, service)),
+        Route("/v1/adapters/{name}/{file}", partial(_download, service)),
+    ]
 
 
 async def _health(_: Request) -> Response:

@@ -6,6 +6,7 @@ token is asked for as well.
 """
 
 import hmac
+from base64 import b64decode
 from ipaddress import ip_address
 from typing import Final
 
@@ -22,6 +23,7 @@ _METHODS: Final = ("GET", "HEAD")
 _LONGEST_PATH: Final = 1024
 # Characters of a token: fewer can be guessed
 _SHORTEST_TOKEN: Final = 16
+_BASIC: Final = 'Basic realm="share-registry, the token as password", charset="UTF-8"'
 
 
 class Gate:
@@ -31,10 +33,12 @@ class Gate:
         app: The application.
         host: Where the server listens.
         token: What requests must bring; None asks for none.
+        basic: Whether it may come as a password too, whoever the user is: what browsers ask for.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, token: str | None, basic: bool = False) -> None:
         self._app = app
+        self._basic = basic
         self._hosts = None if host in _EVERYWHERE else {*_LOOPBACK_NAMES, host.lower()}
         self._token = None if token is None else token.encode()
 
@@ -70,13 +74,16 @@ class Gate:
             refused = RefusedError(
                 "this server asks for its token.", hint="Send `Authorization: Bearer TOKEN`."
             )
-            return error_answer(refused, status=401, headers={"WWW-Authenticate": "Bearer"})
+            scheme = _BASIC if self._basic else "Bearer"
+            return error_answer(refused, status=401, headers={"WWW-Authenticate": scheme})
         return None
 
     def _is_let_in(self, credentials: list[str]) -> bool:
         if self._token is None:
             return True
         scheme, _, token = (credentials[0] if len(credentials) == 1 else "").partition(" ")
+        if self._basic and scheme.lower() == "basic":
+            scheme, token = "bearer", _password(token)
         # of both in the same time, whatever they have in common
         is_same = hmac.compare_digest(token.strip().encode(), self._token)
         return is_same and scheme.lower() == "bearer"
@@ -117,6 +124,14 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _password(credentials: str) -> str:
+    """Return the password of `Basic` credentials, "" where there is none."""
+    try:
+        return b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

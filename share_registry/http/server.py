@@ -8,9 +8,10 @@ from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
-from share_registry.http.application import application
+from share_registry.http.application import Service, application
 from share_registry.http.gate import check_token
 from share_registry.http.releases import Releases
 from share_registry.kinds import FilePath
@@ -55,16 +56,16 @@ class ServeRequest:
     registry: FilePath | None
     store: FilePath | None
     space: str | None
-    alias: str
-    profile: str | None
-    target: str | None
-    base_config: FilePath | None
-    base_model: str | None
+    alias: str = "prod"
+    profile: str | None = None
+    target: str | None = None
+    base_config: FilePath | None = None
+    base_model: str | None = None
     host: str
     port: int
     token_file: FilePath | None
-    cache: FilePath | None
-    cache_gb: float
+    cache: FilePath | None = None
+    cache_gb: float = 20.0
 
 
 def run_server(request: ServeRequest, *, outside: Outside, tell: Callable[[str], object]) -> None:
@@ -81,10 +82,13 @@ def run_server(request: ServeRequest, *, outside: Outside, tell: Callable[[str],
         RefusedError: other machines can reach it and there is no token.
         ShareRegistryError: the registry cannot be opened.
     """
-    with (
-        served(request, outside, tell) as app,
-        closing(listen(request.host, request.port)) as listener,
-    ):
+    with served(request, outside, tell) as app:
+        run_application(app, request, tell=tell)
+
+
+def run_application(app: ASGIApp, request: ServeRequest, *, tell: Callable[[str], object]) -> None:
+    """Answer requests with an application. Arguments and errors as of `run_server`."""
+    with closing(listen(request.host, request.port)) as listener:
         config = uvicorn.Config(
             app,
             http="h11",
@@ -109,7 +113,20 @@ def served(
     request: ServeRequest, outside: Outside, tell: Callable[[str], object]
 ) -> Iterator[Starlette]:
     """Yield the application over an open registry. Arguments and errors as of `run_server`."""
-    token = check_token(_read_token(request, outside), host=request.host)
+    token = token_of(request, outside)
+    with opened(request, outside) as service:
+        context, space = service.adapters.registry()
+        try:
+            refs_behind(context, service.alias, space=space)
+        except NotFoundError as error:
+            # it may be set while this runs
+            tell(f"{error.message} /v1/models lists nothing until one has. {error.hint}")
+        yield application(service, host=request.host, token=token)
+
+
+@contextmanager
+def opened(request: ServeRequest, outside: Outside) -> Iterator[Service]:
+    """Yield what is answered from: an open registry, and a cache. Raises as `run_server`."""
     alias = alias_name(request.alias)
     places = ServingPlaces(
         registry=request.registry,
@@ -139,23 +156,19 @@ def served(
         )
         with closing(ServedAdapters(places, cache, outside)) as adapters:
             # what cannot be opened is said now
-            context, space = adapters.registry()
-            try:
-                refs_behind(context, alias, space=space)
-            except NotFoundError as error:
-                # it may be set while this runs
-                tell(f"{error.message} /v1/models lists nothing until one has. {error.hint}")
+            adapters.registry()
             releases = Releases(adapters, cache, base_model=request.base_model, outside=outside)
-            yield application(adapters, releases, alias=alias, host=request.host, token=token)
+            yield Service(adapters=adapters, releases=releases, alias=alias)
 
 
-def _read_token(request: ServeRequest, outside: Outside) -> str | None:
+def token_of(request: ServeRequest, outside: Outside) -> str | None:
+    """Return the token that requests must bring. Raises InvalidInputError, RefusedError."""
     if request.token_file is None:
-        return outside.environment(TOKEN)
+        return check_token(outside.environment(TOKEN), host=request.host)
     # a secret that is mounted is a link
     path = outside.resolved(Path(request.token_file))
     content = outside.read(path, limit=_MAX_TOKEN_BYTES)
-    return content.decode("ascii", errors="replace")
+    return check_token(content.decode("ascii", errors="replace"), host=request.host)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from share_registry.cli.output import document
 from share_registry.values import (
     analyses,
     audits,
@@ -21,6 +20,7 @@ from share_registry.values import (
     tasks,
     transfers,
 )
+from share_registry.values.documents import document
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| ([A-Z]\w+) \| (.+) \|$", re.MULTILINE)

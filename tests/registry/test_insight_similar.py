@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.cli.output import document
 from share_registry.registry.analysis.analyze import similar
+from share_registry.values.documents import document
 from tests.exchange import peft_configs, zoo
 from tests.registry.conftest import DEMO
 from tests.registry.families import (

@@ -17,7 +17,7 @@ import share_registry as sr
 from share_registry.catalog.queries.resolution import version_of
 from share_registry.format.canonical import sha256
 from share_registry.http.answers import JsonAnswer
-from share_registry.http.application import application
+from share_registry.http.application import Service, application
 from share_registry.http.releases import Releases
 from share_registry.outside.files import Outside
 from share_registry.registry.checkout.version_export import ExportOptions
@@ -387,7 +387,9 @@ def test_many_clients_of_a_small_cache_get_no_wrong_bytes(
     adapters = ServedAdapters(places, cache, outside)
     stack.callback(adapters.close)
     releases = Releases(adapters, cache, base_model=None, outside=outside)
-    app = application(adapters, releases, alias="prod", host="127.0.0.1", token=None)
+    app = application(
+        Service(adapters=adapters, releases=releases, alias="prod"), host="127.0.0.1", token=None
+    )
     client = stack.enter_context(TestClient(app, base_url=ADDRESS))
     refs = ["cola@v1", "cola@v2", *(f"t{seed}@v1" for seed in range(10, 16))]
     served: set[str] = set()

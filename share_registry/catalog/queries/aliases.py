@@ -1,12 +1,18 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
 from datetime import datetime
+from typing import TypeAlias
 
 from sqlalchemy import select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
-from share_registry.catalog.queries.resolution import alias_rows, find_named_task, space_of
+from share_registry.catalog.queries.resolution import (
+    FoundTask,
+    alias_rows,
+    find_named_task,
+    space_of,
+)
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     AliasRow,
@@ -21,6 +27,9 @@ from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
 from share_registry.values.references import Alias, AliasMove, Tag
 from share_registry.values.tasks import SpaceSummary
+
+# By alias and commit: the version that the alias then got, None where it was removed
+_Targets: TypeAlias = dict[tuple[str, int], Version | None]
 
 
 def spaces(session: Session) -> list[SpaceSummary]:
@@ -137,32 +146,51 @@ def alias_history(
             f"task {where}/{of_task.name} never had the alias {alias!r}.",
             hint=near_misses(alias, sorted(set(session.scalars(names)))),
         )
-    # by commit: the version that the alias then got, None where it was removed
-    targets: dict[int, Version | None] = {}
+    targets: _Targets = {}
     if at is None:
         lookups.require_newest(session, where)
-        targets = {row.until: None for row in rows if row.until is not None}
+        targets = {(alias, row.until): None for row in rows if row.until is not None}
     else:
         number = number_at(session, where, at)
         rows = [
             row for row in rows if row.since <= number and (row.until is None or row.until > number)
         ]
-    targets |= {row.since: Version(row.version) for row in rows}
-    commits = select(CommitRow.table).where(CommitRow.space == where)
+    targets |= {(alias, row.since): Version(row.version) for row in rows}
+    return _moves(session, where, of_task, targets)
+
+
+def moves_of_all(session: Session, space: SpaceName, task: FoundTask) -> list[AliasMove]:
+    """List the moves of all aliases of a task, newest first."""
+    of_task = (AliasRow.space == space) & (AliasRow.task == task.task)
+    rows = session.execute(select(AliasRow.table).where(of_task)).all()
+    targets: _Targets = {(row.name, row.until): None for row in rows if row.until is not None}
+    targets |= {(row.name, row.since): Version(row.version) for row in rows}
+    return _moves(session, space, task, targets)
+
+
+def _moves(
+    session: Session, space: SpaceName, task: FoundTask, targets: _Targets
+) -> list[AliasMove]:
+    """Return moves, newest first, with the commits that made them."""
+    query = select(CommitRow.table).where(CommitRow.space == space)
+    commits = {
+        row.number: row
+        for piece in pieces(sorted({number for _, number in targets}))
+        for row in session.execute(query.where(CommitRow.number.in_(piece)))
+    }
     moves = (
         AliasMove(
             name=alias,
-            task=of_task.name,
-            version=(version := targets[row.number]),
-            ref=None if version is None else f"{where}/{of_task.name}@v{version}",
-            number=CommitNumber(row.number),
-            id=Digest(row.id),
+            task=task.name,
+            version=version,
+            ref=None if version is None else f"{space}/{task.name}@v{version}",
+            number=CommitNumber(number),
+            id=Digest((row := commits[number]).id),
             time=datetime.fromisoformat(row.time),
             author=row.author,
             reason=row.message,
         )
-        for piece in pieces(sorted(targets))
-        for row in session.execute(commits.where(CommitRow.number.in_(piece)))
+        for (alias, number), version in sorted(targets.items())
     )
     return sorted(moves, key=lambda move: move.number, reverse=True)
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, Then, as_of
-from share_registry.catalog.queries.resolution import spaces_in_scope
+from share_registry.catalog.queries.resolution import FoundTask, spaces_in_scope
 from share_registry.catalog.sql import Session, clean, pieces
 from share_registry.catalog.tables import (
     TEXT,
@@ -141,6 +141,20 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
         after = place if space == last_space else _START
         listed += _page(session, space, then, query, conditions, after, left)
     return listed
+
+
+def versions_of_task(
+    session: Session, space: SpaceName, task: FoundTask, *, limit: int
+) -> list[Task]:
+    """List the newest versions of a task, live or dropped, the newest first."""
+    rows = session.execute(
+        select(VersionRow.table, CommitRow.time)
+        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
+        .where(VersionRow.space == space, VersionRow.task == task.task)
+        .order_by(VersionRow.version.desc())
+        .limit(limit)
+    ).all()
+    return _tasks(session, space, Then(), {task.task: task.name}, rows, of_version=True)
 
 
 def unknown_names(session: Session, query: TaskQuery) -> Iterator[str]:

@@ -1,0 +1,114 @@
+"""What became of tasks: all of one, and of many of a page the last few versions."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import func, select
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.aliases import moves_of_all
+from share_registry.catalog.queries.resolution import find_task
+from share_registry.catalog.queries.task_pages import versions_of_task
+from share_registry.catalog.sql import Session, pieces
+from share_registry.catalog.tables import (
+    CommitRow,
+    SpaceRow,
+    TaskLifeRow,
+    TaskNameRow,
+    VersionRow,
+    is_commit_of,
+)
+from share_registry.names import SpaceName, TaskName, Version
+from share_registry.values.histories import PastVersion, TaskHistory, VersionPoint
+
+_NEWER: Final = VersionRow.table.alias()
+
+
+def task_history(session: Session, space: SpaceName, name: str, *, limit: int) -> TaskHistory:
+    """Return what became of a task, live or dropped.
+
+    Args:
+        session: A transaction.
+        space: Its space.
+        name: Any name that it had.
+        limit: At most so many versions, the newest.
+
+    Raises:
+        NotFoundError: there is no such task.
+        FormatError: a later release has added commits.
+    """
+    lookups.require_newest(session, space)
+    task = find_task(session, space, name)
+    versions = versions_of_task(session, space, task, limit=limit)
+    commits = {
+        row.number: row
+        for piece in pieces([version.number for version in versions])
+        for row in session.execute(
+            select(CommitRow.number, CommitRow.kind, CommitRow.author, CommitRow.message)
+            .add_columns(VersionRow.restored_from)
+            .join(VersionRow.table, is_commit_of(VersionRow, VersionRow.number))
+            .where(VersionRow.space == space, VersionRow.task == task.task)
+            .where(VersionRow.number.in_(piece))
+        )
+    }
+    life = select(TaskLifeRow.task).where(
+        TaskLifeRow.space == space, TaskLifeRow.task == task.task, TaskLifeRow.until.is_(None)
+    )
+    count = select(func.count()).where(VersionRow.space == space, VersionRow.task == task.task)
+    return TaskHistory(
+        space=space,
+        task=TaskName(task.name),
+        live=session.scalar(life) is not None,
+        versions=tuple(
+            PastVersion(
+                task=version,
+                kind=(commit := commits[version.number]).kind,
+                author=commit.author,
+                message=commit.message,
+                restored_from=commit.restored_from,
+            )
+            for version in versions
+        ),
+        total=session.scalar(count) or 0,
+        moves=tuple(moves_of_all(session, space, task)),
+    )
+
+
+def recent_versions(
+    session: Session, space: SpaceName, names: Sequence[str], *, last: int
+) -> Mapping[str, Sequence[VersionPoint]]:
+    """Return the last few versions of tasks by their present names, oldest first.
+
+    One statement for 500 of them.
+    """
+    newest = (
+        select(func.max(_NEWER.c.version))
+        .where(_NEWER.c.space == VersionRow.space, _NEWER.c.task == VersionRow.task)
+        .scalar_subquery()
+    )
+    query = (
+        select(TaskNameRow.name, VersionRow.version, VersionRow.error, VersionRow.added_bytes)
+        .join(
+            VersionRow.table,
+            (VersionRow.space == TaskNameRow.space) & (VersionRow.task == TaskNameRow.task),
+        )
+        .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
+        .where(VersionRow.version > newest - last)
+    )
+    lines: dict[str, list[VersionPoint]] = defaultdict(list)
+    for piece in pieces(names):
+        rows = session.execute(query.where(TaskNameRow.name.in_(piece)))
+        for row in sorted(rows, key=lambda row: row.version):
+            point = VersionPoint(
+                version=Version(row.version), error=row.error, bytes_added=row.added_bytes
+            )
+            lines[row.name].append(point)
+    return lines
+
+
+def version_counts(session: Session) -> Mapping[str, int]:
+    """Return how many versions each space has, those too that were removed since."""
+    counted = dict.fromkeys(session.scalars(select(SpaceRow.name)), 0)
+    query = select(VersionRow.space, func.count()).group_by(VersionRow.space)
+    return counted | dict(sorted(session.execute(query)))
