@@ -27,7 +27,7 @@ INTERRUPTED: Final = 130
 # Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
     *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
-    *("commands.copying", "commands.serve"),
+    *("commands.copying", "commands.serve", "commands.ui"),
     *("doctor", "demo"),
 )
 _REFERENCES: Final = """\b

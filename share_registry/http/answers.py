@@ -5,6 +5,7 @@ An answer names no path of this machine and has no traceback: what is wrong insi
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.responses import FileResponse, JSONResponse
@@ -85,7 +86,26 @@ def error_answer(
     return JsonAnswer(document, status_code=status, headers=headers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What is said of a request that failed, and with which status."""
+
+    status: int
+    told: ShareRegistryError
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """When to try again, where that helps."""
+        return {"Retry-After": _RETRY_S} if self.status == _UNAVAILABLE else {}
+
+
 def failure_answer(error: Exception, *, asked: str) -> JsonAnswer:
+    """Return what is said of a request that failed, as JSON; see `failure_of`."""
+    failure = failure_of(error, asked=asked)
+    return error_answer(failure.told, status=failure.status, headers=failure.headers)
+
+
+def failure_of(error: Exception, *, asked: str) -> Failure:
     """Return what is said of a request that failed.
 
     Args:
@@ -94,19 +114,18 @@ def failure_answer(error: Exception, *, asked: str) -> JsonAnswer:
     """
     if not isinstance(error, ShareRegistryError):
         _LOG.error("%s is not served", one_line(asked), exc_info=error)
-        return error_answer(
-            ShareRegistryError(f"{asked} cannot be served.", hint=_SEE_LOG), status=_FAULT
-        )
+        told = ShareRegistryError(f"{asked} cannot be served.", hint=_SEE_LOG)
+        return Failure(status=_FAULT, told=told)
     kinds = (kind for kind in _STATUSES if isinstance(error, kind))
     status = _STATUSES.get(next(kinds, type(error)), _FAULT)
     if status < _FAULT:
-        return error_answer(error, status=status)
+        return Failure(status=status, told=error)
     _LOG.warning("%s is not served: %s", one_line(asked), error)
     if status == _UNAVAILABLE:
-        untold = type(error)(f"{asked} cannot be read now.", hint=f"Try again. {_SEE_LOG}")
-        return error_answer(untold, status=status, headers={"Retry-After": _RETRY_S})
-    untold = type(error)(f"{asked} is damaged, or of a newer format.", hint=_SEE_LOG)
-    return error_answer(untold, status=status)
+        told = type(error)(f"{asked} cannot be read now.", hint=f"Try again. {_SEE_LOG}")
+        return Failure(status=status, told=told)
+    told = type(error)(f"{asked} is damaged, or of a newer format.", hint=_SEE_LOG)
+    return Failure(status=status, told=told)
 
 
 def _no_such_range(start: Message) -> JsonAnswer:

@@ -22,6 +22,7 @@ HEAVY = {
     "peft",
     "rich",
     "transformers",
+    "fastapi",
     "starlette",
     "uvicorn",
 }

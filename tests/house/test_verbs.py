@@ -26,10 +26,10 @@ Each run opens, closes, and names its space with -s. What `prepare` returns is f
 """
 FUNCTIONS = {"clone", "verify_export"}
 """Functions of the package that are verbs: they need no registry."""
-VERBS_ALONE = {"init", "doctor", "db", "demo", "ls", "serve"}
+VERBS_ALONE = {"init", "doctor", "db", "demo", "ls", "serve", "ui"}
 """Verbs that are no method: they are about a place, not about what is in it.
 
-`serve` is a process. `ls` is another name of `tasks`.
+`serve` and `ui` are processes. `ls` is another name of `tasks`.
 """
 NOT_OPTIONS = {"self", "space", "progress"}
 """The bar on a terminal is the progress of `verify`."""

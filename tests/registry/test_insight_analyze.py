@@ -9,11 +9,11 @@ import pytest
 import share_registry as sr
 from share_registry.algebra.comparison import connected_parts
 from share_registry.catalog.queries import lookups
-from share_registry.cli.output import document
 from share_registry.exchange.adapter import Adapter
 from share_registry.names import Digest
 from share_registry.registry.analysis.analyze import analyze
 from share_registry.values.analyses import Analysis
+from share_registry.values.documents import document
 from tests.registry.conftest import DEMO
 from tests.registry.families import (
     adapter_from_rows,

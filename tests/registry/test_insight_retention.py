@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.cli.output import document
 from share_registry.registry.audit.retention import retention
+from share_registry.values.documents import document
 from tests.registry.families import independent, shared_directions
 
 

@@ -1,0 +1,103 @@
+"""Templates: how values become HTML, in which nothing of anybody's is markup.
+
+Every text is escaped, and what drives a terminal or reorders letters is replaced, as on the
+command line.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from share_registry import __version__
+from share_registry.escapes import html, printable
+from share_registry.look import units
+from share_registry.times import timestamp
+from share_registry.ui import addresses
+from share_registry.ui.bundle import Assets
+from share_registry.values import sheet
+from share_registry.values.tasks import AUTOMATIC_LABELS
+
+# What the bar on top of each page leads to
+SECTIONS: Final = (("Spaces", "/"),)
+
+
+def templates(bundle: Assets, *, location: str) -> Environment:
+    """Return the templates of the package, with what they may call.
+
+    Args:
+        bundle: The files that pages refer to.
+        location: Where the registry is, as people know it.
+    """
+    environment = Environment(
+        loader=PackageLoader("share_registry.ui", "templates"),
+        autoescape=True,
+        finalize=_harmless,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        **_FUNCTIONS,
+        "asset": bundle.path,
+        "location": location,
+        "sections": SECTIONS,
+        "version": __version__,
+    }
+    return environment
+
+
+def _harmless(value: object) -> object:
+    """Return what is shown of a value: text as `printable` does; markup of our own as it is."""
+    if value is None:
+        return ""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(str(value)) if is_text else value
+
+
+def _moment(time: datetime) -> Markup:
+    """Return a time in UTC to the minute, for machines to the microsecond."""
+    text = units.time_text(time)
+    return Markup(f'<time datetime="{timestamp(time)}" title="{text} UTC">{text[:16]}</time>')
+
+
+def _labels(labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the labels that people gave, sorted."""
+    return sorted(
+        (name, sheet.short_ids(value))
+        for name, value in labels.items()
+        if name not in AUTOMATIC_LABELS
+    )
+
+
+def _linked(text: str) -> Markup | str:
+    """Return a text, as a link where it is a reference that names its space."""
+    path = addresses.reference_path(text) if "/" in text and "@" in text else ""
+    return Markup(f'<a href="{html(path)}">{html(text)}</a>') if path else text
+
+
+def _tabs(space: str) -> list[tuple[str, str]]:
+    """Return the pages of a space with their paths."""
+    return [("Tasks", addresses.space_path(space))]
+
+
+_FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
+    "commit_path": addresses.commit_path,
+    "count": units.count,
+    "diff_path": addresses.diff_path,
+    "first_line": sheet.first_line,
+    "labels_of": _labels,
+    "linked": _linked,
+    "measured": units.measured,
+    "moment": _moment,
+    "percent": units.percent,
+    "short_ids": sheet.short_ids,
+    "size": units.size,
+    "space_path": addresses.space_path,
+    "tabs_of": _tabs,
+    "typed_percent": units.typed_percent,
+    "version_path": addresses.version_path,
+    "with_query": addresses.with_query,
+}

@@ -1,0 +1,138 @@
+"""What there is: the spaces, and the tasks of one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+
+from share_registry.catalog.queries.aliases import space_summary
+from share_registry.catalog.queries.task_histories import recent_versions, version_counts
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks
+from share_registry.ui.addresses import space_path, with_query
+from share_registry.ui.views.page import Page, Site, labels_of, text_of
+from share_registry.values.tasks import SpaceSummary
+
+_TASKS: Final = 50
+# Versions of a task that its line has
+_POINTS: Final = 24
+_LATEST: Final = 8
+_WILD: Final = "*?["
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which tasks of a space are shown, as typed; None for what was left empty.
+
+    Attributes:
+        name: Part of a name, or a pattern.
+        label: NAME=VALUE.
+        where: A condition, such as acc>0.8.
+        sort: A number, with `-` the largest first.
+        at: A date, time, commit or tag.
+        after: The last task of the page before.
+    """
+
+    name: str | None
+    label: str | None
+    alias: str | None
+    where: str | None
+    sort: str | None
+    at: str | None
+    after: str | None
+
+    @classmethod
+    def of(cls, request: Request) -> "Selection":
+        """Return what a request asks for."""
+        return cls(**{name: text_of(request, name) for name in cls.__slots__})
+
+    def query(self, space: str) -> TaskQuery:
+        """Return the same as a question to the catalog. Raises InvalidInputError."""
+        name = self.name
+        if name is not None and not any(letter in name for letter in _WILD):
+            name = f"*{name}*"
+        return TaskQuery(
+            space=space,
+            name=name,
+            labels=labels_of(filter(None, [self.label])),
+            alias=self.alias,
+            where=self.where or (),
+            sort=self.sort,
+            at=self.at,
+            after=self.after,
+            limit=_TASKS + 1,
+        )
+
+    @property
+    def narrows(self) -> bool:
+        """Whether not all live tasks of now are asked for."""
+        return any((self.name, self.label, self.alias, self.where, self.at))
+
+    def path(self, space: str, **changed: str | None) -> str:
+        """Return the path of another selection, from its first page on."""
+        parts = {name: getattr(self, name) for name in self.__slots__}
+        return with_query(space_path(space), **parts | {"after": None} | changed)
+
+    def sorted_path(self, space: str, by: str) -> str:
+        """Return the path of the same, sorted by a number, or the other way round."""
+        return self.path(space, sort=f"-{by}" if self.sort == by else by)
+
+    def order(self, by: str | None) -> str:
+        """Return how a column is sorted, as ARIA says it."""
+        if by is None:
+            return "none" if self.sort else "ascending"
+        return {by: "ascending", f"-{by}": "descending"}.get(self.sort or "", "none")
+
+
+def show_spaces(site: Site, _: Request) -> Page:
+    """Show every space, and what was committed last."""
+    spaces = site.registry.spaces()
+    with site.registry.context.reading() as session:
+        versions = version_counts(session)
+    return Page(
+        template="spaces.html",
+        title="Spaces",
+        members={
+            "spaces": spaces,
+            "versions": versions,
+            "commits": site.registry.log(limit=_LATEST),
+        },
+    )
+
+
+def show_space(site: Site, request: Request) -> Page:
+    """Show the tasks of a space, one page of them."""
+    asked = Selection.of(request)
+    with site.registry.context.reading() as session:
+        space = space_summary(session, request.path_params["space"])
+        listed = tasks(session, asked.query(space.name))
+        names = [task.name for task in listed[:_TASKS]]
+        lines = recent_versions(session, space.name, names, last=_POINTS)
+    more = asked.path(space.name, after=listed[-2].ref) if len(listed) > _TASKS else ""
+    return Page(
+        template="space.html",
+        title=space.name,
+        members={
+            "space": space,
+            "facts": facts_of(space),
+            "asked": asked,
+            "tasks": listed[:_TASKS],
+            "lines": lines,
+            "metrics": sorted({name for task in listed for name in task.metrics}),
+            "more": more,
+        },
+    )
+
+
+def facts_of(space: SpaceSummary) -> Mapping[str, str]:
+    """Return what a space does by default, of what is not as usual."""
+    revision = f" at {space.base_revision}" if space.base_revision else ""
+    facts = {
+        "base model": f"{space.base_model}{revision}",
+        "also called": ", ".join(space.base_labels),
+        "originals": "kept" if space.keep_original else "",
+        "references": "" if space.references else "none to earlier adapters",
+        "required checks": ", ".join(space.require),
+        "basis": "" if space.k is None else f"k {space.k}, refitted at every commit",
+    }
+    return {name: text for name, text in facts.items() if text}

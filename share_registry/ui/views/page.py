@@ -1,0 +1,87 @@
+"""What a view is: a function from a registry and a request to a page."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from share_registry.errors import InvalidInputError, ensure
+from share_registry.http.application import Service
+from share_registry.registry.registry import Registry
+from share_registry.values.checks import VerifyReport
+
+# Levels of `verify` that read; `deep` computes as long as all commits together did
+LEVELS = ("quick", "data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page.
+
+    Attributes:
+        template: File of the template.
+        title: Of the window, and its first heading.
+        members: What the template shows.
+    """
+
+    template: str
+    title: str
+    members: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What pages and documents are made from.
+
+    Attributes:
+        registry: Open for reading.
+        service: Its files, for downloads.
+    """
+
+    registry: Registry
+    service: Service
+
+    def verify(
+        self, *, level: str, subset: str | None = None, shard: str | None = None
+    ) -> VerifyReport:
+        """Check the registry at a level that only reads. Raises InvalidInputError."""
+        ensure(
+            level in LEVELS,
+            InvalidInputError(
+                f"level {level!r} is not one of {', '.join(LEVELS)}.",
+                hint="Run `share-registry verify --level deep` on a machine that has the time.",
+            ),
+        )
+        return self.registry.verify(level, subset=subset, shard=shard, raise_on_damage=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How a page is made.
+
+    Attributes:
+        show: Makes it, in a thread.
+        is_heavy: Whether it reads or computes much: only a few of these run at a time.
+    """
+
+    show: Callable[[Site, Request], Page]
+    is_heavy: bool = False
+
+
+def text_of(request: Request, name: str) -> str | None:
+    """Return what was asked for under a name, None where that is empty."""
+    return request.query_params.get(name, "").strip() or None
+
+
+def labels_of(pairs: Iterable[str]) -> dict[str, str]:
+    """Return labels that were written as `NAME=VALUE`. Raises InvalidInputError."""
+    labels = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name in labels:
+            raise InvalidInputError(
+                f"label {pair!r} is not NAME=VALUE with a name of its own.",
+                hint="Write team=search; the value may be a pattern.",
+            )
+        labels[name] = value
+    return labels
