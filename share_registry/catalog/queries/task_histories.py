@@ -20,7 +20,7 @@ from share_registry.catalog.tables import (
     is_commit_of,
 )
 from share_registry.names import SpaceName, TaskName, Version
-from share_registry.values.histories import PastVersion, TaskHistory, VersionPoint
+from share_registry.values.past_versions import PastVersion, TaskHistory, VersionPoint
 
 _NEWER: Final = VersionRow.table.alias()
 

@@ -11,7 +11,7 @@ from share_registry.names import SpaceName, parse_reference
 from share_registry.ui.views.loading import snippets
 from share_registry.ui.views.page import Page, Site
 from share_registry.values.commits import Commit
-from share_registry.values.histories import PastVersion, TaskHistory
+from share_registry.values.past_versions import PastVersion, TaskHistory
 
 _VERSIONS: Final = 100
 _ANCESTORS: Final = 60
