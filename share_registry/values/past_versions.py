@@ -8,15 +8,6 @@ from share_registry.values.tasks import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VersionPoint:
-    """A version, as small as a line of many needs it."""
-
-    version: Version
-    error: float
-    bytes_added: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PastVersion:
     """A version with the commit that made it.
 
@@ -34,7 +25,7 @@ class PastVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskHistory:
+class Chronicle:
     """What became of a task.
 
     Attributes:

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.aliases import moves_of_all
 from share_registry.catalog.queries.resolution import find_task
-from share_registry.catalog.queries.task_pages import versions_of_task
+from share_registry.catalog.queries.task_pages import bare_task, versions_of_task
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     CommitRow,
@@ -19,13 +19,13 @@ from share_registry.catalog.tables import (
     VersionRow,
     is_commit_of,
 )
-from share_registry.names import SpaceName, TaskName, Version
-from share_registry.values.past_versions import PastVersion, TaskHistory, VersionPoint
+from share_registry.names import SpaceName, TaskName
+from share_registry.values.past_versions import Chronicle, PastVersion
 
 _NEWER: Final = VersionRow.table.alias()
 
 
-def task_history(session: Session, space: SpaceName, name: str, *, limit: int) -> TaskHistory:
+def chronicle_of(session: Session, space: SpaceName, name: str, *, limit: int) -> Chronicle:
     """Return what became of a task, live or dropped.
 
     Args:
@@ -56,7 +56,7 @@ def task_history(session: Session, space: SpaceName, name: str, *, limit: int) -
         TaskLifeRow.space == space, TaskLifeRow.task == task.task, TaskLifeRow.until.is_(None)
     )
     count = select(func.count()).where(VersionRow.space == space, VersionRow.task == task.task)
-    return TaskHistory(
+    return Chronicle(
         space=space,
         task=TaskName(task.name),
         live=session.scalar(life) is not None,
@@ -77,10 +77,10 @@ def task_history(session: Session, space: SpaceName, name: str, *, limit: int) -
 
 def recent_versions(
     session: Session, space: SpaceName, names: Sequence[str], *, last: int
-) -> Mapping[str, Sequence[VersionPoint]]:
+) -> Mapping[str, Sequence[Task]]:
     """Return the last few versions of tasks by their present names, oldest first.
 
-    One statement for 500 of them.
+    Without labels, metrics and aliases: one statement for 500 tasks.
     """
     newest = (
         select(func.max(_NEWER.c.version))
@@ -88,22 +88,21 @@ def recent_versions(
         .scalar_subquery()
     )
     query = (
-        select(TaskNameRow.name, VersionRow.version, VersionRow.error, VersionRow.added_bytes)
+        select(VersionRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
+        .select_from(TaskNameRow.table)
         .join(
             VersionRow.table,
             (VersionRow.space == TaskNameRow.space) & (VersionRow.task == TaskNameRow.task),
         )
+        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
         .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
         .where(VersionRow.version > newest - last)
     )
-    lines: dict[str, list[VersionPoint]] = defaultdict(list)
+    lines: dict[str, list[Task]] = defaultdict(list)
     for piece in pieces(names):
         rows = session.execute(query.where(TaskNameRow.name.in_(piece)))
         for row in sorted(rows, key=lambda row: row.version):
-            point = VersionPoint(
-                version=Version(row.version), error=row.error, bytes_added=row.added_bytes
-            )
-            lines[row.name].append(point)
+            lines[row.task_name].append(bare_task(row, row.task_name))
     return lines
 
 

@@ -407,19 +407,8 @@ def _tasks(
         for task, name, version in sorted(session.execute(query)):
             aliases[task][name] = Version(version)
     return [
-        Task(
-            name=TaskName(names[row.task]),
-            space=SpaceName(space),
-            ref=f"{space}/{names[row.task]}@v{row.version}",
-            version=Version(row.version),
-            number=CommitNumber(row.number),
-            time=datetime.fromisoformat(row.time),
-            error=row.error,
-            bound=row.bound,
-            removed=row.removed,
-            budget=row.budget,
-            raw_bytes=row.raw_bytes,
-            bytes_added=row.added_bytes,
+        replace(
+            bare_task(row, names[row.task]),
             labels=labels[row.task, row.version],
             metrics=metrics[row.task, row.version],
             aliases={
@@ -430,6 +419,27 @@ def _tasks(
         )
         for row in rows
     ]
+
+
+def bare_task(row: Row[Any], name: str) -> Task:
+    """Return a row of a version, with its time, as a task; without labels, metrics and aliases."""
+    return Task(
+        name=TaskName(name),
+        space=SpaceName(row.space),
+        ref=f"{row.space}/{name}@v{row.version}",
+        version=Version(row.version),
+        number=CommitNumber(row.number),
+        time=datetime.fromisoformat(row.time),
+        error=row.error,
+        bound=row.bound,
+        removed=row.removed,
+        budget=row.budget,
+        raw_bytes=row.raw_bytes,
+        bytes_added=row.added_bytes,
+        labels={},
+        metrics={},
+        aliases={},
+    )
 
 
 def _annotations(

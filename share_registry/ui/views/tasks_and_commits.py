@@ -5,13 +5,13 @@ from typing import Final
 from starlette.requests import Request
 
 from share_registry.catalog.queries import log as log_pages
-from share_registry.catalog.queries.task_histories import task_history
+from share_registry.catalog.queries.task_histories import chronicle_of
 from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError, ensure
 from share_registry.names import SpaceName, parse_reference
 from share_registry.ui.views.loading import snippets
 from share_registry.ui.views.page import Page, Site
 from share_registry.values.commits import Commit
-from share_registry.values.past_versions import PastVersion, TaskHistory
+from share_registry.values.past_versions import Chronicle, PastVersion
 
 _VERSIONS: Final = 100
 _ANCESTORS: Final = 60
@@ -27,7 +27,7 @@ def show_task(site: Site, request: Request) -> Page:
         InvalidInputError(f"{text!r} names no task.", hint="Write task or task@v3."),
     )
     with site.registry.context.reading() as session:
-        history = task_history(session, space.name, str(asked.task), limit=_VERSIONS)
+        history = chronicle_of(session, space.name, str(asked.task), limit=_VERSIONS)
     ref = f"{space.name}/{text}"
     if not history.live and "@" not in text and history.versions:
         # a dropped task has no version of now
@@ -76,6 +76,6 @@ def _with_report(site: Site, ref: str) -> tuple[Commit, ShareRegistryError | Non
             return log_pages.show(session, ref, space=site.registry.scope), error
 
 
-def _shown(history: TaskHistory, ref: str) -> PastVersion | None:
+def _shown(history: Chronicle, ref: str) -> PastVersion | None:
     """Return the version of a reference out of a history, None where it is older than those."""
     return next((past for past in history.versions if past.task.ref == ref), None)
