@@ -15,7 +15,7 @@ from share_registry import kinds
 from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
 from share_registry.kinds import takes
 from share_registry.look.heat_map import ends_of, without_shared_beginning
-from share_registry.look.histories import Chronicle, histories
+from share_registry.look.histories import TaskHistory, histories
 from share_registry.look.palette import LIGHT
 from share_registry.look.units import count, percent
 
@@ -144,7 +144,7 @@ def plot_budget(analysis: "Analysis", path: Place = None) -> "Figure":
     return _save(figure, path)
 
 
-def _draw_history(axes: "Axes", task: str, history: Chronicle, *, last: int) -> None:
+def _draw_history(axes: "Axes", task: str, history: TaskHistory, *, last: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for colour, (alias, moves) in zip(

@@ -21,6 +21,7 @@ from share_registry.catalog.tables import (
 )
 from share_registry.names import SpaceName, TaskName
 from share_registry.values.past_versions import Chronicle, PastVersion
+from share_registry.values.tasks import Task
 
 _NEWER: Final = VersionRow.table.alias()
 
