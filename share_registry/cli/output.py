@@ -217,7 +217,8 @@ def at_place(hint: str, session: "Session") -> str:
     options = (("-R", session.registry), ("--store", session.store), ("-s", session.space))
 
     def placed(command: re.Match[str]) -> str:
-        if command["rest"].endswith(" --help"):
+        # `clone` says both of its places itself
+        if command["rest"].endswith(" --help") or command["verb"] == "clone":
             return command[0]
         names_space = command["verb"] in _OF_REGISTRY or " --space " in command["rest"]
         words = [

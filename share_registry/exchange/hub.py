@@ -10,12 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from share_registry.errors import StoreError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.adapter_files import MAX_TENSOR_FILE_BYTES, Files
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.hub_client import HubLocation, open_client, translate_errors
+from share_registry.exchange.hub_client import (
+    SILENT_S,
+    HubLocation,
+    checked_commit,
+    open_client,
+    translate_errors,
+)
 from share_registry.exchange.importers.formats import read_contents
 from share_registry.exchange.places import SCHEME
 from share_registry.format.records import Source
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
 _CANDIDATE: Final = re.compile(r".*\.(safetensors|gguf|onnx_adapter|h5)", re.IGNORECASE)
 _WHOLE_MODEL: Final = re.compile(r"(diffusion_pytorch_|pytorch_)?model[-.]", re.IGNORECASE)
 _LARGEST_ADAPTER_BYTES: Final = 4 << 30
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def read_hub(
@@ -52,19 +56,13 @@ def read_hub(
         RefusedError: an adapter that cannot be taken apart safely; no right to see it.
         StoreError: the Hub cannot be reached.
     """
-    place = HubLocation.parse(location)
+    place = HubLocation.parse_model(location)
     api = open_client(outside)
     with translate_errors(replace(place, folder=PurePosixPath()).at(place.revision)):
-        model = api.model_info(place.repo, revision=place.revision, files_metadata=True)
-    commit = model.sha or ""
-    ensure(
-        _COMMIT.fullmatch(commit),
-        StoreError(
-            f"the Hub gave the commit {commit[:60]!r} for {location},"
-            " expected 40 hexadecimal digits.",
-            hint="Check HF_ENDPOINT.",
-        ),
-    )
+        model = api.model_info(
+            place.repo, revision=place.revision, files_metadata=True, timeout=SILENT_S
+        )
+    commit = checked_commit(model.sha, location)
 
     def cached(path: str) -> Path:
         with translate_errors(f"{SCHEME}{place.repo}@{commit[:8]}/{path}"):

@@ -14,6 +14,7 @@ from share_registry.errors import (
     RefusedError,
     ShareRegistryError,
     StoreError,
+    ensure,
 )
 from share_registry.exchange.places import SCHEME
 from share_registry.outside.files import Outside
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _LOCATION: Final = re.compile(
-    rf"hf://(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}))?"
+    rf"hf://(?:(?P<kind>dataset)s/)?(?P<repo>(?!datasets/|spaces/){_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}))?"
     r"(?:/(?P<folder>[A-Za-z0-9][A-Za-z0-9._/-]{0,255}))?"
 )
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_MAIN: Final = "main"
 # Tokens, and what signs the address that a file is uploaded to
 _SECRET: Final = re.compile(r"\bhf_\w+|(?<=\?)[^\s'\"<>]+")
 _NETWORK_HINT: Final = "Check the network and HF_ENDPOINT, and run it again."
@@ -33,6 +36,12 @@ _RIGHTS_HINT: Final = (
     "Log in with `hf auth login` as somebody who has the right to, or set HF_TOKEN to a token that"
     " has it."
 )
+
+
+_ACCESS_HINT: Final = "Ask for it on the page of the repository, and log in with `hf auth login`."
+# For a connection, and for the next bytes of an answer: the client waits for ever
+_CONNECT_S: Final = 30.0
+SILENT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +52,13 @@ class HubLocation:
         repo: `owner/name`.
         revision: Branch, tag or commit hash; None for the main branch.
         folder: The folder, or the only file; "." is the root.
+        kind: What the Hub takes the repository for: "model" or "dataset".
     """
 
     repo: str
     revision: str | None
     folder: PurePosixPath
+    kind: str = "model"
 
     @classmethod
     def parse(cls, location: str) -> "HubLocation":
@@ -65,12 +76,48 @@ class HubLocation:
             repo=match["repo"],
             revision=match["revision"],
             folder=PurePosixPath(match["folder"] or ""),
+            kind=match["kind"] or "model",
         )
+
+    @classmethod
+    def parse_model(cls, location: str) -> "HubLocation":
+        """Return what a location of an adapter names; see `parse`."""
+        place = cls.parse(location)
+        ensure(
+            place.kind == "model",
+            InvalidInputError(
+                f"location {location!r} is of a data set, expected a repository of a model.",
+                hint="Give hf://owner/repo[@revision][/folder].",
+            ),
+        )
+        return place
+
+    @property
+    def branch(self) -> str:
+        """The revision as that of a branch, main where none is named."""
+        return self.revision or _MAIN
 
     def at(self, revision: str | None) -> str:
         """Return the location of the same folder at a revision."""
         folder = "" if self.folder == PurePosixPath() else f"/{self.folder}"
-        return f"{SCHEME}{self.repo}{f'@{revision}' if revision else ''}{folder}"
+        repo = f"{'' if self.kind == 'model' else f'{self.kind}s/'}{self.repo}"
+        return f"{SCHEME}{repo}{f'@{revision}' if revision else ''}{folder}"
+
+
+def is_commit(revision: str) -> bool:
+    """Tell whether a revision is the hash of a commit."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def checked_commit(sha: str | None, place: str) -> str:
+    """Return what the Hub gives as the hash of a commit. Raises StoreError where it is none."""
+    if sha is None or not is_commit(sha):
+        raise StoreError(
+            f"the Hub gave the commit {(sha or '')[:60]!r} for {place},"
+            " expected 40 hexadecimal digits.",
+            hint="Check HF_ENDPOINT.",
+        )
+    return sha
 
 
 def open_client(outside: Outside, *, signs_in: bool = False) -> "HfApi":
@@ -106,6 +153,7 @@ def translate_errors(place: str, *, done: str = "fetched") -> Iterator[None]:
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
@@ -117,6 +165,7 @@ def translate_errors(place: str, *, done: str = "fetched") -> Iterator[None]:
 
     # the error family of the client's HTTP library
     http = cast("type[Exception]", HfHubHTTPError.__bases__[0])
+    _limit_waiting()
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -130,6 +179,12 @@ def translate_errors(place: str, *, done: str = "fetched") -> Iterator[None]:
         raise RefusedError(
             f"{place} cannot be {done}: there is no token of the Hub here.",
             hint="Log in with `hf auth login`, or set HF_TOKEN.",
+        ) from error
+    except GatedRepoError as error:
+        raise RefusedError(
+            f"{place} cannot be {done}: its repository asks for access, and nobody is logged in "
+            "who has it.",
+            hint=_ACCESS_HINT,
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise NotFoundError(
@@ -146,6 +201,16 @@ def translate_errors(place: str, *, done: str = "fetched") -> Iterator[None]:
         raise _refusal(place, done, error, error.response.status_code) from error
     except (http, OSError) as error:
         raise _unreachable(place, done, error) from error
+
+
+def _limit_waiting() -> None:
+    """Let the client's connections end that nobody answers, unless somebody said how long."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    timeout = getattr(session, "timeout", None)
+    if timeout is not None and not any(timeout.as_dict().values()):
+        session.timeout = type(timeout)(SILENT_S, connect=_CONNECT_S)
 
 
 def said_by(error: BaseException) -> str:

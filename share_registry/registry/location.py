@@ -13,7 +13,7 @@ from share_registry.registry.arguments import check_place
 from share_registry.store.bucket import check_address, is_bucket
 from share_registry.store.head_notes import CATALOG
 from share_registry.store.object_cache import index_folder
-from share_registry.store.open import MEMORY
+from share_registry.store.open import MEMORY, refuse_hub
 from share_registry.store.protocol import Store
 
 DEFAULT_LOCATION: Final = "./share-registry"
@@ -106,6 +106,7 @@ def _is_store(value: object) -> bool:
 
 def _check_scheme(address: str) -> None:
     """Check that a URL is one of a catalog. Raises InvalidInputError."""
+    refuse_hub(address)
     scheme = address.partition("://")[0]
     ensure(
         scheme.partition("+")[0] in ("sqlite", "postgresql", "postgres"),

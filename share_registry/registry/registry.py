@@ -1543,7 +1543,8 @@ class Registry:
         on the way and is there before the record that needs it.
 
         Args:
-            to: A directory, a bucket or an open `Store`, which `clone` made once.
+            to: A directory, a bucket, `hf://owner/repo[@branch][/folder]` or an open `Store`, which
+                `clone` made once.
             dry_run: Write nothing and say what would be copied.
             progress: Called with what is being done, how many are done and how many there are.
 
@@ -1552,7 +1553,8 @@ class Registry:
 
         Raises:
             NotFoundError: there is no registry at that place.
-            RefusedError: it is another registry, or open for reading only.
+            RefusedError: it is another registry, or open for reading only; no right to write there.
+            ConflictError: others commit to the repository of the Hub all the time.
         """
         from share_registry.registry.transfer.copies import push
 
@@ -1569,7 +1571,8 @@ class Registry:
         """Copy from another store of this registry the records that it lacks here; see `push`.
 
         Args:
-            from_: A directory, a bucket or an open `Store`. It is only read.
+            from_: A directory, a bucket, `hf://owner/repo[@revision][/folder]` or an open `Store`,
+                which is only read.
             dry_run: Write nothing and say what would be copied.
             progress: Called with what is being done, how many are done and how many there are.
 

@@ -39,7 +39,6 @@ from share_registry.store.head_notes import (
 from share_registry.store.object_cache import ObjectCache
 from share_registry.store.protocol import (
     FORMAT,
-    MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
     QUARANTINE,
@@ -53,6 +52,7 @@ from share_registry.store.protocol import (
     check_object,
     check_size,
     is_space_name,
+    limit_of,
     log_name,
     object_name,
     object_of,
@@ -169,7 +169,7 @@ class ObjectStore(BlobStore):
 
     @override
     def read(self, name: str) -> bytes | None:
-        return self._bucket.read(name, _limit_of(name))
+        return self._bucket.read(name, limit_of(name))
 
     @override
     def sizes(self, prefix: str) -> Iterable[tuple[str, int]]:
@@ -474,9 +474,3 @@ class ObjectStore(BlobStore):
 
 def _mark_name(space: SpaceName, number: CommitNumber, id_: Digest) -> str:
     return f"{_ENDS}/{space}.{number:020d}.{id_}"
-
-
-def _limit_of(name: str) -> int:
-    if name == FORMAT:
-        return MAX_FORMAT_BYTES
-    return MAX_OBJECT_BYTES if object_of(name) else MAX_RECORD_BYTES

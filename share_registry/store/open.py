@@ -52,6 +52,7 @@ def open_store(
         return ObjectStore.open(
             address, outside, identity=new if mode == "c" else None, read_only=mode == "r"
         )
+    refuse_hub(address)
     ensure(
         "://" not in address,
         InvalidInputError(
@@ -61,6 +62,18 @@ def open_store(
         ),
     )
     return _open_directory(Path(address), mode, outside, identity)
+
+
+def refuse_hub(address: str) -> None:
+    """Refuse a repository of the Hub, which holds a copy. Raises InvalidInputError."""
+    ensure(
+        not address.startswith("hf://"),
+        InvalidInputError(
+            f"{address} is on the Hub, where a registry is copied to and from and not opened.",
+            hint=f"Copy it: `share-registry clone {address} DIRECTORY`; `pull` and `push` keep the "
+            "two in step.",
+        ),
+    )
 
 
 def is_new(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:

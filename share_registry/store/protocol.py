@@ -380,6 +380,13 @@ def check_object(content: bytes, digest: Digest) -> None:
     )
 
 
+def limit_of(name: str) -> int:
+    """Return how many bytes at most a reader takes under a name in a store."""
+    if name == FORMAT:
+        return MAX_FORMAT_BYTES
+    return MAX_OBJECT_BYTES if object_of(name) else MAX_RECORD_BYTES
+
+
 def object_name(digest: Digest) -> str:
     """Return the name of an object in a store. Raises InvalidInputError for what is no digest."""
     checked_digest(digest)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.conftest import Runner
 from tests.cli.tiny import SPACE
-from tests.exchange.hub import Hub
+from tests.exchange.hub_state import Hub
 from tests.exchange.test_hub import hub as _hub
 
 TOKEN = "hf_ofAnnWhoMayWrite0123456789"

@@ -3,14 +3,18 @@
 Repositories are commits with files; branches name commits. The client of huggingface_hub runs
 against it unchanged. What it answers was checked against the source of huggingface_hub 2.4.0:
 
-- `HfApi.model_info`, `hf_hub_download`: siblings, `X-Repo-Commit`, `ETag`.
+- `HfApi.model_info`, `dataset_info`, `hf_hub_download`, `hf_hub_url`: siblings, `X-Repo-Commit`,
+  `ETag`; data sets under `api/datasets/` and `datasets/`.
 - `HfApi.list_repo_refs`, `create_branch`, `create_repo` (409 where it is there, 401 and 403 where a
   token lacks the right; `visibility` in the payload).
-- `HfApi.list_repo_tree` and `_paginate_pages`: `oid`, `size`, `lfs`, with `expand` `lastCommit`;
-  the next page in the header `Link`; `EntryNotFound` for a folder that is not there.
+- `HfApi.list_repo_tree`, `_iter_repo_tree_pages` and `paginate`: `oid`, `size`, `lfs`, with `expand`
+  `lastCommit`, with `recursive` what is in folders; the next page in the header `Link` (the Hub's has
+  50 entries with `expand`, else 1000); `EntryNotFound` for a folder that is not there.
 - `HfApi._validate_yaml`: the card's front matter, errors and status 400.
 - `HfApi.preupload_lfs_files` and `_fetch_upload_modes`: `uploadMode`, `shouldIgnore` by the
-  `.gitignore` of the repository unless `gitIgnore` is sent, the present `oid`.
+  `.gitignore` of the repository unless `gitIgnore` is sent, the present `oid`; 256 files a request.
+  Which files the Hub keeps by LFS is its own affair: those that `.gitattributes` names, and binary
+  ones, are here.
 - `lfs.post_lfs_batch_info`, `lfs_upload`, `_upload_single_part`, the step `verify`: an object that
   is there has no actions; the address of an upload is signed.
 - `_commit_api._upload_xet_files` and `_xet.xet_connection_info_refresh_url`: where hf_xet is
@@ -21,95 +25,28 @@ against it unchanged. What it answers was checked against the source of huggingf
 - `HfApi.create_commit`, `_prepare_commit_payload`, `_send_commit`: lines of JSON, `parentCommit`;
   412 where the branch is elsewhere.
 - `utils._http.hf_raise_for_status`: `X-Error-Code`, `X-Error-Message`, which status is which error,
-  and `http_backoff`: 5xx is asked again, except for a commit.
+  and `http_backoff`: 5xx is asked again, except for a commit. `RepoNotFound` also for a private
+  repository, `GatedRepo` for one whose files ask for access.
+- `utils._http.default_client_factory`: no time limit, so one that the session is given holds.
+- `_upload_pipeline`: 250 files a commit at first and 1000 at most, since the Hub gives up on a commit
+  that takes a minute.
 """
 
 import base64
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-Files = dict[str, bytes]
-# Entries of a page of a listing; the Hub's are 50
+from tests.exchange.hub_state import ATTRIBUTES, Hub, blob_id, is_large
+
+# Entries of a page of a listing with who changed them, and without
 PAGE = 2
-ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-
-
-@dataclass
-class Hub:
-    """Repositories with their commits, what branches name, and what was asked for.
-
-    Attributes:
-        commits: (repository, commit) -> files.
-        branches: (repository, branch) -> commit.
-        tags: (repository, tag) -> commit.
-        titles: (repository, commit) -> path -> title of the commit that changed it last.
-        messages: (repository, commit) -> title and description.
-        visibility: Of repositories that were created.
-        tokens: Token -> owners whose repositories it may write.
-        asked: Paths of all requests.
-        tokens_sent: Every `Authorization` that was sent.
-        stored: Large files by sha256.
-        xet: The kind of frame in which the server of hf_xet ends; None where there is no such server.
-        failing: Answer every request with this status.
-        answers: Beginning of "METHOD /path" -> status and what is said, in place of the answer.
-        before_commit: Called before a commit is looked at.
-        corrupting: What is done to the bytes of a file when it is committed.
-    """
-
-    commits: dict[tuple[str, str], Files] = field(default_factory=dict)
-    branches: dict[tuple[str, str], str] = field(default_factory=dict)
-    tags: dict[tuple[str, str], str] = field(default_factory=dict)
-    titles: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    messages: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    visibility: dict[str, str | None] = field(default_factory=dict)
-    tokens: dict[str, set[str]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    tokens_sent: set[str | None] = field(default_factory=set)
-    stored: dict[str, bytes] = field(default_factory=dict)
-    xet: str | None = None
-    failing: int | None = None
-    answers: dict[str, tuple[int, str]] = field(default_factory=dict)
-    before_commit: Callable[[], object] = lambda: None
-    corrupting: Callable[[str, bytes], bytes | None] = lambda _, content: content
-    endpoint: str = ""
-
-    def push(
-        self, repository: str, files: Files, branch: str = "main", title: str = "by hand"
-    ) -> str:
-        """Add a commit to a branch; return its hash."""
-        parent = self.branches.get((repository, branch))
-        before = self.commits.get((repository, parent or ""), {})
-        titles = self.titles.get((repository, parent or ""), {})
-        commit = hashlib.sha1(
-            repr((parent, title, sorted(files.items()))).encode(), usedforsecurity=False
-        ).hexdigest()
-        self.commits[repository, commit] = files
-        self.titles[repository, commit] = {
-            name: titles[name] if before.get(name) == content else title
-            for name, content in files.items()
-        }
-        self.branches[repository, branch] = commit
-        return commit
-
-    def find(self, repository: str, revision: str) -> tuple[str, Files] | None:
-        """Return the commit a revision names, and its files."""
-        commit = self.branches.get((repository, revision), revision)
-        files = self.commits.get((repository, commit))
-        return None if files is None else (commit, files)
-
-    def files(self, repository: str, branch: str = "main") -> Files:
-        """Return the files that a branch has."""
-        return self.commits[repository, self.branches[repository, branch]]
-
-    def is_repository(self, repository: str) -> bool:
-        return any(name == repository for name, _ in self.commits)
+PLAIN_PAGE = 20
 
 
 @contextmanager
@@ -130,18 +67,6 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def blob_id(content: bytes) -> str:
-    """Return git's name of a file's bytes."""
-    return hashlib.sha1(
-        f"blob {len(content)}\0".encode() + content, usedforsecurity=False
-    ).hexdigest()
-
-
-def is_large(path: str) -> bool:
-    """Tell whether a file is kept by LFS."""
-    return path.endswith(".safetensors")
 
 
 class _Reading(BaseHTTPRequestHandler):
@@ -168,7 +93,10 @@ class _Reading(BaseHTTPRequestHandler):
         self.served.asked.append(asked)
         self.served.tokens_sent.add(self.headers.get("Authorization"))
         instead = [each for begin, each in self.served.answers.items() if asked.startswith(begin)]
-        if self.served.failing is not None:
+        refused_from = self.served.failing_from
+        if refused_from is not None and len(self.served.asked) > refused_from:
+            self._refuse(403, "no more")
+        elif self.served.failing is not None:
             self._send(self.served.failing, b"", {})
         elif instead:
             self._refuse(*instead[0])
@@ -177,14 +105,27 @@ class _Reading(BaseHTTPRequestHandler):
 
     def _route(self, path: list[str], query: dict[str, list[str]]) -> None:
         repository = "/".join(path[2:4])
-        if path[:2] != ["api", "models"]:
+        if path[:2] == ["api", "datasets"]:
+            repository = f"datasets/{repository}"
+        if path[0] == "datasets":
+            self._file("/".join(path[:3]), path[4], "/".join(path[5:]))
+        elif path[0] != "api":
             self._file("/".join(path[:2]), path[3], "/".join(path[4:]))
+        elif not self._may_see(repository):
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif path[4:5] == ["refs"]:
             self._refs(repository)
         elif path[4:5] == ["tree"]:
             self._tree(repository, path[5], "/".join(path[6:]), query)
         else:
             self._model(repository, path[5] if path[4:5] == ["revision"] else "main")
+
+    def _owners(self) -> set[str]:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        return self.served.tokens.get(token, set())
+
+    def _may_see(self, repository: str) -> bool:
+        return repository not in self.served.private or repository.split("/")[-2] in self._owners()
 
     def _model(self, repository: str, revision: str) -> None:
         pushed = self.served.find(repository, revision)
@@ -227,6 +168,9 @@ class _Reading(BaseHTTPRequestHandler):
             return
         titles = self.served.titles[repository, commit]
         folders = {f"{prefix}{name.removeprefix(prefix).split('/')[0]}" for name in below}
+        if query.get("recursive", ["false"]) != ["false"]:
+            folders |= {*below}
+        size = PAGE if query.get("expand", ["false"]) != ["false"] else PLAIN_PAGE
         entries = [
             _entry(name, files[name], titles[name])
             if name in files
@@ -234,16 +178,19 @@ class _Reading(BaseHTTPRequestHandler):
             for name in sorted(folders)
         ]
         start = int(query.get("cursor", ["0"])[0])
-        more = f"<{self.served.endpoint}{self.path.split('&cursor')[0]}&cursor={start + PAGE}>"
+        more = f"<{self.served.endpoint}{self.path.split('&cursor')[0]}&cursor={start + size}>"
         self._json(
-            entries[start : start + PAGE],
-            {"Link": f'{more}; rel="next"'} if start + PAGE < len(entries) else {},
+            entries[start : start + size],
+            {"Link": f'{more}; rel="next"'} if start + size < len(entries) else {},
         )
 
     def _file(self, repository: str, revision: str, name: str) -> None:
         pushed = self.served.find(repository, revision)
         if pushed is None or name not in pushed[1]:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        if repository in self.served.gated and repository.split("/")[-2] not in self._owners():
+            self._send(403, b"", {"X-Error-Code": "GatedRepo"})
             return
         commit, files = pushed
         self._send(
@@ -269,9 +216,11 @@ class _Reading(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        # who asked may wait no longer
+        with suppress(ConnectionError):
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
 
 class _Writing(_Reading):
@@ -294,8 +243,11 @@ class _Writing(_Reading):
             self._create(json.loads(self.body))
         elif self.command == "POST" and path[2:] == ["info", "lfs", "objects", "batch"]:
             self._batch(f"{path[0]}/{path[1].removesuffix('.git')}")
+        elif self.command == "POST" and path[3:] == ["info", "lfs", "objects", "batch"]:
+            self._batch(f"datasets/{path[1]}/{path[2].removesuffix('.git')}")
         elif self.command == "POST" or path[4:5] == ["xet-write-token"]:
-            self._change("/".join(path[2:4]), path[4], path[5])
+            kind = "datasets/" if path[1] == "datasets" else ""
+            self._change(f"{kind}{'/'.join(path[2:4])}", path[4], path[5])
         else:
             super()._route(path, query)
 
@@ -304,13 +256,15 @@ class _Writing(_Reading):
         if token not in self.served.tokens:
             self._refuse(401, "Invalid username or password.")
             return False
-        if owner not in self.served.tokens[token]:
+        if owner not in self._owners():
             self._refuse(403, "You have read access but not the required permissions")
             return False
         return True
 
     def _create(self, asked: dict[str, Any]) -> None:
         repository = f"{asked['organization']}/{asked['name']}"
+        if asked.get("type") == "dataset":
+            repository = f"datasets/{repository}"
         if not self._may_write(asked["organization"]):
             return
         if self.served.is_repository(repository):
@@ -330,7 +284,7 @@ class _Writing(_Reading):
 
     def _change(self, repository: str, verb: str, revision: str) -> None:
         """Do what changes a repository: by `verb`, at a branch."""
-        if not self._may_write(repository.split("/")[0]):
+        if not self._may_write(repository.split("/")[-2]):
             return
         if verb == "branch":
             start = self.served.branches[repository, "main"]
@@ -362,17 +316,19 @@ class _Writing(_Reading):
                 "files": [
                     {
                         "path": path,
-                        "uploadMode": "lfs" if is_large(path) else "regular",
+                        "uploadMode": "lfs" if is_large(path, sample) else "regular",
                         "shouldIgnore": path in ignored,
                         **({"oid": _oid(path, present[path])} if path in present else {}),
                     }
-                    for path in (file["path"] for file in asked["files"])
+                    for path, sample in (
+                        (file["path"], base64.b64decode(file["sample"])) for file in asked["files"]
+                    )
                 ]
             }
         )
 
     def _batch(self, repository: str) -> None:
-        if not self._may_write(repository.split("/")[0]):
+        if not self._may_write(repository.split("/")[-2]):
             return
         asked = json.loads(self.body)
         assert (asked["operation"], asked["hash_algo"]) == ("upload", "sha256")
@@ -411,6 +367,7 @@ class _Writing(_Reading):
         assert self.headers.get("Authorization") is None
         assert hashlib.sha256(self.body).hexdigest() == name
         self.served.stored[name] = self.body
+        self.served.received.append(name)
         self._send(200, b"", {})
 
     def _commit(self, repository: str, branch: str) -> None:
@@ -442,7 +399,7 @@ class _Writing(_Reading):
 
 
 def _oid(path: str, content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest() if is_large(path) else blob_id(content)
+    return hashlib.sha256(content).hexdigest() if is_large(path, content) else blob_id(content)
 
 
 def _entry(path: str, content: bytes, title: str) -> dict[str, object]:
@@ -456,5 +413,5 @@ def _entry(path: str, content: bytes, title: str) -> dict[str, object]:
         "size": len(content),
         "oid": blob_id(content),
         "lastCommit": {"id": "2" * 40, "title": title, "date": "2026-01-01T00:00:00.000Z"},
-        **(large if is_large(path) else {}),
+        **(large if is_large(path, content) else {}),
     }

@@ -19,7 +19,8 @@ from share_registry.exchange.hub import read_hub
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.outside.files import Outside
 from tests.exchange.foreign import SAMPLES
-from tests.exchange.hub import Hub, serving
+from tests.exchange.hub import serving
+from tests.exchange.hub_state import Hub
 
 Original = Callable[[str], Path]
 

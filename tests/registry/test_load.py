@@ -19,7 +19,7 @@ from share_registry.outside.files import Outside
 from share_registry.registry.commands import coding
 from tests.exchange import zoo
 from tests.exchange.conftest import original
-from tests.exchange.hub import Hub
+from tests.exchange.hub_state import Hub
 from tests.exchange.test_hub import files_of, hub
 from tests.registry.conftest import DEMO
 from tests.registry.planted import write, write_planted

@@ -14,7 +14,7 @@ import pytest
 import share_registry as sr
 from share_registry.format.canonical import sha256
 from tests.cli.tiny import BASE, SPACE, write_adapter
-from tests.exchange.hub import ATTRIBUTES, Hub
+from tests.exchange.hub_state import ATTRIBUTES, Hub
 from tests.exchange.test_hub import hub as _hub
 
 TOKEN: Final = "hf_ofAnnWhoMayWrite0123456789"

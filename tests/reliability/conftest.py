@@ -9,7 +9,10 @@ import pytest
 
 import share_registry as sr
 from tests.cli.tiny import write_adapter
+from tests.exchange.hub import serving
+from tests.exchange.hub_state import Hub
 from tests.reliability.copying import ELSEWHERE
+from tests.reliability.hub_copying import READER, TOKEN
 
 
 @pytest.fixture
@@ -51,3 +54,27 @@ def root(template: Path, tmp_path: Path) -> Path:
     """A copy of the registry, file by file, for this test alone."""
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return tmp_path / "registry"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Hub]:
+    with serving() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(served: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    """An empty Hub, with a token of somebody who may write to ann/."""
+    served.clear()
+    served.tokens = {TOKEN: {"ann"}, READER: set()}
+    monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name, value in {
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    return served

@@ -31,11 +31,12 @@ _dry_run_option = click.option(
 def clone(*, from_: str, to: str, **options: Any) -> None:
     """Copy the registry at SOURCE to a new place, TARGET, or go on with such a copy.
 
-    Both are directories or buckets. Every object is checked on the way. Exits with code 5 where
-    something damaged was left out.
+    Both are directories, buckets or repositories of the Hub. Every object is checked on the way.
+    Exits with code 5 where something damaged was left out.
 
     \b
     share-registry clone registry /backup/registry
+    share-registry clone registry hf://acme/registry
     share-registry clone s3://bucket/registry registry --dry-run
     """
     from share_registry import clone
@@ -57,6 +58,7 @@ def push(*, to: str, **options: Any) -> None:
     \b
     share-registry push /backup/registry --dry-run
     share-registry push s3://bucket/registry
+    share-registry push hf://acme/registry
     """
     with watching("copying", session()) as progress, session().open("r") as registry:
         report = registry.push(to, progress=progress, **options)

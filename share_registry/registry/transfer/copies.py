@@ -12,6 +12,8 @@ again, it goes on from there.
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from typing import Final
 
 from share_registry.errors import (
     FormatError,
@@ -20,6 +22,7 @@ from share_registry.errors import (
     RefusedError,
     ensure,
 )
+from share_registry.exchange.places import is_on_hub
 from share_registry.format.records import format_bytes
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName
@@ -27,11 +30,15 @@ from share_registry.outside.files import Outside
 from share_registry.registry.arguments import Progress, checks_arguments, ignore_progress
 from share_registry.registry.context import Context
 from share_registry.registry.location import what_is_at
+from share_registry.registry.transfer.hub_store import HubStore, OutrunError
 from share_registry.registry.transfer.space_copy import Way, copy_space
 from share_registry.store.blobs import MemoryStore
 from share_registry.store.open import MEMORY, is_new, open_store
 from share_registry.store.protocol import Store
 from share_registry.values.transfers import TransferReport
+
+# Looks at a target that somebody else changes all the time
+_TRIES: Final = 3
 
 
 @checks_arguments
@@ -49,8 +56,10 @@ def clone(
     copied. The catalog is made when the copy is opened.
 
     Args:
-        from_: The store: a directory, a bucket or an open `Store`. It is only read.
-        to: A directory or bucket that is empty or not there, or a copy of the same registry.
+        from_: The store: a directory, a bucket, `hf://[datasets/]owner/repo[@revision][/folder]` or
+            an open `Store`. It is only read.
+        to: A directory, a bucket or a repository of the Hub that has none or is not there, or a
+            copy of the same registry.
         dry_run: Write nothing and say what would be copied.
         progress: Called with what is being done, how many are done and how many there are.
 
@@ -66,7 +75,7 @@ def clone(
         _check_apart(from_, to, outside)
         source = _open(stack, from_, "r", outside)
         copy = _open_clone(stack, to, source, outside, dry_run=dry_run)
-        return _copy(
+        return _copy_whole(
             Way(
                 source=source,
                 target=copy,
@@ -85,7 +94,7 @@ def push(
     with ExitStack() as stack:
         _check_apart(_place(context), to, context.outside)
         copy = _open(stack, to, "r" if dry_run else "w", context.outside)
-        return _copy(
+        return _copy_whole(
             Way(
                 source=context.store,
                 target=copy,
@@ -144,6 +153,27 @@ def _copy(way: Way) -> TransferReport:
     return TransferReport(source=source, target=target, dry_run=way.dry_run, spaces=spaces)
 
 
+def _copy_whole(way: Way) -> TransferReport:
+    """Copy, and commit to a repository of the Hub what was copied there.
+
+    Where somebody changed the registry there meanwhile, it is looked at again. Raises as `_copy`,
+    and as `HubStore.commit`.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            report = _copy(way)
+            if isinstance(way.target, HubStore):
+                way.progress(f"commit to {way.names[1]}", 0, 1)
+                way.target.commit()
+            return report
+        except OutrunError:
+            assert isinstance(way.target, HubStore)
+            if not tries_left:
+                raise
+            way = replace(way, target=way.target.reopened())
+    raise AssertionError
+
+
 def _open_clone(
     stack: ExitStack,
     target: FilePath | Store,
@@ -156,7 +186,7 @@ def _open_clone(
 
     Raises RefusedError, FormatError.
     """
-    if not isinstance(target, str | os.PathLike) or not is_new(_checked(target), outside):
+    if not isinstance(target, str | os.PathLike) or not _is_new(_checked(target), outside):
         return _open(stack, target, "r" if dry_run else "w", outside)
     ensure(
         format_bytes(source.identity) == source.format_bytes(),
@@ -167,13 +197,28 @@ def _open_clone(
     )
     if dry_run:
         return MemoryStore(source.identity)
+    if is_on_hub(target):
+        return HubStore.open(os.fspath(target), outside, mode="c", identity=source.identity)
     return stack.enter_context(closing(open_store(target, "c", outside, identity=source.identity)))
+
+
+def _is_new(place: FilePath, outside: Outside) -> bool:
+    """Tell whether a place holds nothing of a store yet."""
+    if not is_on_hub(place):
+        return is_new(place, outside)
+    try:
+        HubStore.open(os.fspath(place), outside, mode="r")
+    except NotFoundError:
+        return True
+    return False
 
 
 def _open(stack: ExitStack, place: FilePath | Store, mode: str, outside: Outside) -> Store:
     """Open a store; one that is open already stays open. Raises NotFoundError."""
     if not isinstance(place, str | os.PathLike):
         return place
+    if is_on_hub(place):
+        return HubStore.open(os.fspath(place), outside, mode=mode)
     try:
         opened = open_store(_checked(place), mode, outside)
     except NotFoundError as error:
