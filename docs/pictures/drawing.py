@@ -86,6 +86,7 @@ def _style() -> str:
     .quiet, .small {{ font-size: 13px; }}
     .code {{ font-family: {_MONO}; font-size: 13px; }}
     .shared, .band {{ opacity: .3; }}
+    .bar {{ opacity: .55; }}
     .line, .before, .grid {{ fill: none; stroke-width: 1.5; }}
     .grid {{ stroke-width: 1; }}
     .dashed, .before {{ stroke-dasharray: 4 3; }}
@@ -104,7 +105,7 @@ def _rules(theme: Theme) -> Iterable[str]:
     yield f".card {{ fill: {theme.panel}; stroke: {theme.line}; }}"
     yield f".grid {{ stroke: {theme.line}; }}"
     yield f".line {{ stroke: {theme.muted}; }}"
-    yield f".tip {{ fill: {theme.muted}; }}"
+    yield f".tip, .bar {{ fill: {theme.muted}; }}"
     yield f".new, .shared {{ fill: {theme.accent}; }}"
     yield f".tip.live, .pill.live, .dot.live {{ fill: {theme.good}; }}"
     yield f".line.live, .before {{ stroke: {theme.good}; }}"

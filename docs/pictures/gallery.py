@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from docs.pictures import concepts, versions
+from docs.pictures import concepts, peers, versions
 
 FOLDER: Final = Path(__file__).parent
 PICTURES: Final[Mapping[str, Callable[[], str]]] = {
@@ -13,4 +13,8 @@ PICTURES: Final[Mapping[str, Callable[[], str]]] = {
     "history.svg": concepts.draw_history,
     "rows.svg": concepts.draw_rows,
     "budgets.svg": lambda: concepts.draw_budget(*concepts.measure_budgets()),
+    "tools.svg": peers.draw_tools,
+    "peers.svg": peers.draw_peers,
+    "accuracy.svg": peers.draw_accuracy,
+    "lossless.svg": peers.draw_lossless,
 }
