@@ -24,6 +24,7 @@ _GROUPS: Final = {
     "copying": "Copy",
     "sharing": "Share rows between tasks",
     "serve": "Serve",
+    "ui": "In a browser",
     "doctor": "This machine",
     "demo": "Demonstration",
 }

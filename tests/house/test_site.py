@@ -4,15 +4,33 @@
 docstring that cannot be read are errors.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import yaml
+from mkdocs.config.defaults import MkDocsConfig
 
 import share_registry
 from docs.website import code_pages
-from docs.website.hooks import _REQUEST, HOME, PAGES
+from docs.website.hooks import _REQUEST, HOME, PAGES, WEBSITE, on_config
 from docs.website.markdown import adapt
 from share_registry.cli.main import commands
 from tests.house.tree import ROOT, files, name
+
+
+def _settings() -> dict[str, Any]:
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _paths(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for entry in nav.values() if isinstance(nav, dict) else nav:
+            yield from _paths(entry)
 
 
 def test_every_verb_has_a_section_with_its_options() -> None:
@@ -49,6 +67,14 @@ def test_every_page_of_the_repository_is_on_the_site() -> None:
     } <= pages
 
 
+def test_every_page_is_in_the_navigation_of_mkdocs_yml() -> None:
+    config = MkDocsConfig()
+    config.load_dict(_settings())
+    listed = set(_paths(on_config(config).nav))
+    pages = {name(path) for pattern in PAGES for path in ROOT.glob(pattern)}
+    assert {page for page in pages - listed if not page.startswith(WEBSITE)} == set()
+
+
 def test_the_version_of_every_tool_of_the_site_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     for tool in ("mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python", "griffelib"):
@@ -56,7 +82,7 @@ def test_the_version_of_every_tool_of_the_site_is_pinned() -> None:
 
 
 def test_the_site_loads_no_font_and_no_script_of_another_host() -> None:
-    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    settings = _settings()
     assert settings["theme"]["font"] == "false"
     assert not any("//" in script for script in settings["extra"]["polyfills"])
 
