@@ -105,13 +105,30 @@ def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -
 
     A module that only one of them has counts whole.
     """
+    return relative_changes(before, after)[0]
+
+
+def relative_changes(
+    before: Sequence[FactorPair], after: Sequence[FactorPair]
+) -> tuple[float, dict[str, float]]:
+    """Return the change of all modules pooled, as `relative_change`, and that of each by name.
+
+    Of a module that only the first has it is 1, of one that only the second has infinity; of one
+    that has another shape, that of the shape that it has in the second.
+    """
     scratch = Scratch()
     old, new = ({pair.key: pair for pair in pairs} for pairs in (before, after))
-    both = [compare(new[key], old[key], scratch)[0] for key in old if key in new]
-    gone = _squares(pair for key, pair in old.items() if key not in new)
-    added = _squares(pair for key, pair in new.items() if key not in old)
-    total = sum(each.square for each in both) + gone
-    return _ratio(sum(each.wrong for each in both) + gone + added, total)
+    changes = {}
+    for key in dict.fromkeys((*old, *new)):
+        if key in old and key in new:
+            changes[key] = compare(new[key], old[key], scratch)[0]
+        elif key in old:
+            gone = _squares([old[key]])
+            changes[key] = Comparison(wrong=gone, square=gone)
+        else:
+            changes[key] = Comparison(wrong=_squares([new[key]]), square=0.0)
+    pooled, each = pool([*changes.values()])
+    return pooled, {key[0]: change for key, change in zip(changes, each, strict=True)}
 
 
 def grams_of(pair: FactorPair, scratch: Scratch) -> Grams:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,8 @@ class TaskDiff:
         change: |dW_a - dW_b| / |dW_a|, None where one side is missing or dW_a is 0.
         metadata: Field -> (value in a, value in b) where they differ: config members, labels,
             metrics, rank, dtype.
+        modules: Module -> the same change of it alone; 1 where only a has it, None where only b
+            has it, or dW_a is 0 there. Empty where nothing was compared.
     """
 
     task: TaskName
@@ -34,6 +36,7 @@ class TaskDiff:
     b: str | None
     change: float | None
     metadata: Mapping[str, tuple[str, str]]
+    modules: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

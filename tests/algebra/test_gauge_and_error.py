@@ -1,10 +1,17 @@
 """The balanced gauge keeps dW, and errors from Grams are the errors of the dense matrices."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from share_registry.algebra.error import module_errors, pooled_error, relative_change
+from share_registry.algebra.error import (
+    module_errors,
+    pooled_error,
+    relative_change,
+    relative_changes,
+)
 from share_registry.algebra.gauge import Overlap, align, balance
 from tests.algebra.adapters import Pair, random_pairs
 
@@ -76,6 +83,20 @@ def test_change_counts_modules_that_only_one_side_has() -> None:
     assert relative_change(before, before[:1]) == pytest.approx(gone)
     assert relative_change([], before) == float("inf")
     assert relative_change([], []) == 0.0
+
+
+def test_the_change_of_each_module_is_that_of_an_adapter_of_it_alone() -> None:
+    before = random_pairs(1, modules=3, rank=2, width=6, height=5)
+    changed = [*before[:-1], replace(before[-1], scale=3.0 * before[-1].scale)]
+    pooled, modules = relative_changes(before, changed)
+    assert pooled == relative_change(before, changed)
+    assert modules == {
+        pair.module: pytest.approx(relative_change([pair], [now]), abs=1e-14)
+        for pair, now in zip(before, changed, strict=True)
+    }
+    assert modules[before[-1].module] == pytest.approx(2.0)
+    assert relative_changes(before, before[1:])[1][before[0].module] == 1.0
+    assert relative_changes(before[1:], before)[1][before[0].module] == float("inf")
 
 
 @settings(deadline=None, max_examples=40)

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Final
 
 from share_registry.algebra.comparison import have_common
-from share_registry.algebra.error import FactorPair, relative_change
+from share_registry.algebra.error import FactorPair, relative_changes
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import namings_of, resolve
@@ -69,6 +69,7 @@ def _refs(session: Session, state: ResolvedReference) -> dict[TaskName, str]:
 
 def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -> TaskDiff:
     change: float | None = None
+    modules: dict[str, float | None] = {}
     metadata: dict[str, _Change] = {}
     if a is None:
         status = "added"
@@ -78,14 +79,16 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         status, change = "same", 0.0
     else:
         left, right = checkout(context, a, space=None), checkout(context, b, space=None)
-        change = relative_to_first(left, right, refs=(a, b))
+        change, modules = changes_by_module(left, right, refs=(a, b))
         metadata = {
             **_changes(_config(left), _config(right), "config."),
             **_changes(_layout_facts(left), _layout_facts(right), ""),
             **_annotations(context, a, b),
         }
         status = "same" if change == 0.0 and not metadata else "changed"
-    return TaskDiff(task=task, status=status, a=a, b=b, change=change, metadata=metadata)
+    return TaskDiff(
+        task=task, status=status, a=a, b=b, change=change, metadata=metadata, modules=modules
+    )
 
 
 def relative_to_first(left: Adapter, right: Adapter, *, refs: tuple[str, str]) -> float | None:
@@ -93,10 +96,17 @@ def relative_to_first(left: Adapter, right: Adapter, *, refs: tuple[str, str]) -
 
     Raises RefusedError where they are of base models that have no module in common.
     """
+    return changes_by_module(left, right, refs=refs)[0]
+
+
+def changes_by_module(
+    left: Adapter, right: Adapter, *, refs: tuple[str, str]
+) -> tuple[float | None, dict[str, float | None]]:
+    """Return the change of all modules, as `relative_to_first`, and that of each."""
     pairs = align([(each.layout, pairs_of_function(each)) for each in (left, right)])
     _check_comparable(*refs, pairs)
-    relative = relative_change(*pairs)
-    return relative if isfinite(relative) else None
+    pooled, modules = relative_changes(*pairs)
+    return _finite(pooled), {module: _finite(change) for module, change in modules.items()}
 
 
 def _check_comparable(a: str, b: str, pairs: Sequence[Sequence[FactorPair]]) -> None:
@@ -111,6 +121,10 @@ def _check_comparable(a: str, b: str, pairs: Sequence[Sequence[FactorPair]]) -> 
             hint="Compare adapters of one base model.",
         ),
     )
+
+
+def _finite(change: float) -> float | None:
+    return change if isfinite(change) else None
 
 
 def _config(adapter: Adapter) -> dict[str, str]:
