@@ -61,6 +61,16 @@ def error_map(report: "AdapterReport") -> str:
     return _draw(values, tips, write=_percents, unit="% of |dW|, relative error", look="errors")
 
 
+def change_map(changes: Mapping[str, float]) -> str:
+    """Draw by how much dW of each module changed, relative to before; as `bits_map`.
+
+    Args:
+        changes: Module -> |change of dW| / |dW|.
+    """
+    tips = {module: f"changed by {percent(change)}" for module, change in changes.items()}
+    return _draw(changes, tips, write=_percents, unit="% of |dW|, change", look="changes")
+
+
 def _by_module(report: "AdapterReport") -> "Mapping[str, Sequence[ModuleReport]]":
     sides: dict[str, list[ModuleReport]] = defaultdict(list)
     for module in report.modules:

@@ -311,13 +311,14 @@ def _stacks(
             rows = [module.side(side) for module in modules[key]]
             stacks.append(stack(rows))
             units = [part / torch.linalg.vector_norm(part) for part in rows]
-            spectra.append(_spectrum(key[0], side, units))
+            spectra.append(spectrum_of(key[0], side, units))
     if len(keys) == len(modules):
         return stacks, spectra, []
     return stacks, spectra, [f"spectra of {len(keys)} of {len(modules)} modules, spread evenly."]
 
 
-def _spectrum(module: str, side: Side, rows: Sequence[Tensor]) -> Spectrum:
+def spectrum_of(module: str, side: Side, rows: Sequence[Tensor]) -> Spectrum:
+    """Return the spectrum of the rows of some adapters, each of norm 1."""
     stacked = stack(rows)
     explained = stacked.explained().tolist()
     shown = [k for k in _SHOWN if k < len(explained)] + [len(explained)]

@@ -23,7 +23,9 @@ from share_registry.registry.context import Context
 from share_registry.values.analyses import Retention, RetentionCell, RetentionCommit, RetentionRow
 
 
-def retention(context: Context, space: str | None, *, metric: str | None = None) -> Retention:
+def retention(
+    context: Context, space: str | None, *, metric: str | None = None, newest: int | None = None
+) -> Retention:
     """Return the forgetting matrix of a space.
 
     It has the recorded error of every task at every commit that changed a task, and a metric where
@@ -33,6 +35,7 @@ def retention(context: Context, space: str | None, *, metric: str | None = None)
         context: The registry.
         space: The space; None for the default or only one.
         metric: Name of a recorded metric.
+        newest: Only so many commits, the newest, and the tasks that these changed; None for all.
 
     Raises:
         NotFoundError: the space is not there, or no version has the metric.
@@ -44,6 +47,10 @@ def retention(context: Context, space: str | None, *, metric: str | None = None)
         commits = changing_commits(session, where)
         versions = versions_by_task(session, where)
         lives = lives_by_task(session, where)
+        if newest is not None and len(commits) > newest:
+            commits = commits[-newest:]
+            first = commits[0].number
+            versions = {task: rows for task, rows in versions.items() if rows[-1].number >= first}
         measured = metric_values(session, where, metric) if metric is not None else {}
         if metric is not None and not measured:
             recorded = ", ".join(metric_names(session, where)[:10])

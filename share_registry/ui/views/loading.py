@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json import dumps
+from shlex import quote
 
 from share_registry.values.commits import Commit
 
@@ -35,8 +37,10 @@ from transformers import AutoModel
 
 with sr.Registry.open(mode="r") as registry:
     export = registry.export("{ref}", "serve/")
-model = AutoModel.from_pretrained({base_model!r})
-model = PeftModel.from_pretrained(model, export.path)
+base = AutoModel.from_pretrained(
+    {dumps(base_model)}
+)
+model = PeftModel.from_pretrained(base, export.path)
 """,
         ),
         Snippet(
@@ -44,7 +48,7 @@ model = PeftModel.from_pretrained(model, export.path)
             language="console",
             text=f"""\
 $ share-registry export {ref} serve/ --target vllm --name {task}
-$ vllm serve {_argument(base_model)} --enable-lora --lora-modules {task}=serve/{task}
+$ vllm serve {quote(base_model)} --enable-lora --lora-modules {task}=serve/{task}
 """,
         ),
         Snippet(
@@ -52,7 +56,7 @@ $ vllm serve {_argument(base_model)} --enable-lora --lora-modules {task}=serve/{
             language="console",
             text=f"""\
 $ share-registry export {ref} serve/ --target sglang --name {task}
-$ python -m sglang.launch_server --model-path {_argument(base_model)} \\
+$ python -m sglang.launch_server --model-path {quote(base_model)} \\
     --enable-lora --lora-paths {task}=serve/{task}
 """,
         ),
@@ -62,10 +66,3 @@ $ python -m sglang.launch_server --model-path {_argument(base_model)} \\
             text=f"$ share-registry export {ref} serve/\n",
         ),
     )
-
-
-def _argument(text: str) -> str:
-    """Return a text as one argument of a shell."""
-    from shlex import quote
-
-    return quote(text)

@@ -7,34 +7,38 @@ from starlette.requests import Request
 from share_registry.catalog.queries import log as log_pages
 from share_registry.catalog.queries.task_histories import chronicle_of
 from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError, ensure
+from share_registry.look.lineage_graph import lineage_graph
+from share_registry.look.module_map import bits_map, error_map
+from share_registry.look.timeline import timeline
 from share_registry.names import SpaceName, parse_reference
+from share_registry.ui.addresses import version_path
 from share_registry.ui.views.loading import snippets
 from share_registry.ui.views.page import Page, Site
 from share_registry.values.commits import Commit
 from share_registry.values.past_versions import Chronicle, PastVersion
+from share_registry.values.tasks import SpaceSummary
 
 _VERSIONS: Final = 100
+# Commits about a task that its time line is drawn from
+_EVENTS: Final = 400
 _ANCESTORS: Final = 60
 
 
 def show_task(site: Site, request: Request) -> Page:
     """Show one version of a task, and what became of the task."""
     space = site.registry.space(request.path_params["space"])
-    text = request.path_params["task"]
-    asked = parse_reference(text)
-    ensure(
-        asked.task is not None and asked.space is None,
-        InvalidInputError(f"{text!r} names no task.", hint="Write task or task@v3."),
-    )
+    task = _task_of(request)
     with site.registry.context.reading() as session:
-        history = chronicle_of(session, space.name, str(asked.task), limit=_VERSIONS)
-    ref = f"{space.name}/{text}"
-    if not history.live and "@" not in text and history.versions:
+        history = chronicle_of(session, space.name, task, limit=_VERSIONS)
+    ref = f"{space.name}/{request.path_params['task']}"
+    if not history.live and "@" not in ref and history.versions:
         # a dropped task has no version of now
         ref = history.versions[0].task.ref
     commit, reason = _with_report(site, ref)
     ref = commit.ref
     lineage = site.registry.lineage(ref)
+    log = site.registry.log(task=f"{space.name}/{task}", limit=_EVENTS)
+    has_modules = commit.report is not None and bool(commit.report.modules)
     return Page(
         template="task.html",
         title=ref,
@@ -44,11 +48,24 @@ def show_task(site: Site, request: Request) -> Page:
             "commit": commit,
             "reason": reason,
             "shown": _shown(history, ref),
+            "timeline": timeline(log, link=version_path),
+            "graph": lineage_graph(lineage, link=version_path),
+            "maps": [bits_map(commit.report), error_map(commit.report)]
+            if has_modules and commit.report
+            else [],
             "lineage": lineage.nodes[:_ANCESTORS],
             "more_ancestors": max(len(lineage.nodes) - _ANCESTORS, 0),
             "snippets": snippets(commit, base_model=space.summary.base_model),
         },
     )
+
+
+def asked_version(site: Site, request: Request) -> tuple[SpaceSummary, str]:
+    """Return the space that a path names, and the version, as `space/task@vN`."""
+    space = site.registry.space(request.path_params["space"])
+    _task_of(request)
+    ref = site.registry.resolve(f"{space.name}/{request.path_params['task']}").ref
+    return space.summary, ref
 
 
 def show_commit(site: Site, request: Request) -> Page:
@@ -61,6 +78,17 @@ def show_commit(site: Site, request: Request) -> Page:
         title=title,
         members={"space": space, "commit": commit, "reason": reason},
     )
+
+
+def _task_of(request: Request) -> str:
+    """Return the task that a path names, with a version or without. Raises InvalidInputError."""
+    text = request.path_params["task"]
+    asked = parse_reference(text)
+    ensure(
+        asked.task is not None and asked.space is None,
+        InvalidInputError(f"{text!r} names no task.", hint="Write task or task@v3."),
+    )
+    return str(asked.task)
 
 
 def _with_report(site: Site, ref: str) -> tuple[Commit, ShareRegistryError | None]:
