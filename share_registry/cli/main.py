@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from share_registry import __version__
+from share_registry.cli.completion import PROGRAM
 from share_registry.cli.output import at_place, complain, for_terminal
 from share_registry.cli.verb import DIFFERENT, session_of, with_common_options
 from share_registry.errors import (
@@ -28,7 +29,7 @@ INTERRUPTED: Final = 130
 _MODULES: Final = (
     *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
     *("commands.copying", "commands.serve", "commands.ui"),
-    *("doctor", "demo"),
+    *("doctor", "demo", "completion"),
 )
 _REFERENCES: Final = """\b
 A REF is [space/]task[@selector][~n]; the selector is a version, an alias,
@@ -82,7 +83,7 @@ def _commands_of(module: str) -> dict[str, click.Command]:
 
 @click.group(
     cls=_Verbs,
-    name="share-registry",
+    name=PROGRAM,
     epilog=f"{_REFERENCES}\n{_EXAMPLES}\n{_exit_table()}",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a sixth of the time of `log` goes into looking for garbage among imports
     gc.disable()
     try:
-        code = app.main(args=typed, prog_name="share-registry", standalone_mode=False, obj=options)
+        code = app.main(args=typed, prog_name=PROGRAM, standalone_mode=False, obj=options)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -45,6 +45,25 @@ _PHRASES: Final = (
     (r"Give None for all", "Give 0 for all"),
     (r"Give None for as many", "Leave it out for as many"),
 )
+# What makes the first of what is listed
+_COMMIT: Final = "`share-registry commit ADAPTER` commits a directory of an adapter."
+_FIRST: Final[Mapping[str, str]] = {
+    "aliases": "`share-registry set-alias TASK@v1 prod` makes one.",
+    "commits": _COMMIT,
+    "spaces": _COMMIT,
+    "tags": "`share-registry tag NAME REF` makes one.",
+    "tasks": _COMMIT,
+}
+# How a text looks, by what it is
+_COLOURS: Final[Mapping[str, dict[str, Any]]] = {
+    "title": {"bold": True},
+    "name": {"fg": "cyan"},
+    "header": {"fg": "cyan"},
+    "note": {"fg": "yellow"},
+    "error": {"fg": "red", "bold": True},
+    "key": {"fg": "yellow"},
+    "hint": {"fg": "green"},
+}
 # Columns of tables that say what to do
 _HINTS: Final = frozenset({"hint", "way out"})
 # A call of a method with texts alone: create_space('minilm', base_model='acme/minilm')
@@ -120,6 +139,8 @@ def emit(
         options = click.get_current_context().params.items()
         filtered = any(value and name != "limit" for name, value in options)
         say(f"no {lists} {'that fit' if filtered else 'yet'}", session)
+        if not filtered and lists in _FIRST:
+            say(f"hint: {at_place(_FIRST[lists], session)}", session)
         return
     if sheet is None:
         sheet = brief_sheet(value) if brief and isinstance(value, Commit) else sheet_of(value)
@@ -127,7 +148,8 @@ def emit(
         for ref in sheet.refs:
             click.echo(printable(ref))
         return
-    if shown := as_text(_with_commands(sheet, session), width=terminal_width()):
+    paint = _painter(sys.stdout)
+    if shown := as_text(_with_commands(sheet, session), width=terminal_width(), paint=paint):
         click.echo(shown)
 
 
@@ -153,6 +175,16 @@ def _with_commands(sheet: Sheet, session: "Session") -> Sheet:
 def terminal_width() -> int | None:
     """Return the columns of the terminal that stdout is, None where it is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _painter(stream: TextIO) -> Callable[[str, str], str]:
+    """Return what gives texts their colours: none where nobody looks or wants them (NO_COLOR)."""
+    from share_registry.outside.files import Outside
+
+    environment = Outside().environment
+    if not stream.isatty() or environment("NO_COLOR") or environment("TERM") == "dumb":
+        return lambda _, text: text
+    return lambda kind, text: click.style(text, **_COLOURS[kind])
 
 
 def say(message: str, session: "Session") -> None:
@@ -197,8 +229,9 @@ def complain(
         }
         click.echo(json_text(said), err=True)
         return
+    paint = _painter(sys.stderr)
     for name, text in {"error": message, **key, "hint": hint}.items():
-        click.echo(f"{name}: {indented(text, len(name) + 2)}", err=True)
+        click.echo(f"{paint(name, name)}: {indented(text, len(name) + 2)}", err=True)
 
 
 def for_terminal(hint: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
+from share_registry.cli.completion import SPACE
 from share_registry.cli.output import emit, say, watching
 from share_registry.errors import InvalidInputError, ensure
 
@@ -100,6 +101,7 @@ def with_common_options(command: C) -> C:
             expose_value=False,
             callback=_remember,
             help=text,
+            type=SPACE if "--space" in names else None,
         )
         for names, metavar, text in _COMMON
     )

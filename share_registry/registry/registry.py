@@ -972,6 +972,7 @@ class Registry:
         until: "str | date | datetime | None" = None,
         limit: int | None = 50,
         before: int | Ref | None = None,
+        graph: bool = False,
     ) -> Log:
         """Return commits, newest first, in pages. See also `iterate`.
 
@@ -986,6 +987,7 @@ class Registry:
             until: Up to this date (its end) or time.
             limit: At most so many; None for all.
             before: The next page is the one before the last commit of this page.
+            graph: Whether commits say what they build on, and are shown with lines between them.
         """
         query = log_pages.LogQuery(
             space=self._scope_of(space),
@@ -998,10 +1000,13 @@ class Registry:
             until=until,
             limit=limit,
             before=before,
+            ancestry=graph,
         )
         with self._context.reading() as session:
             commits = log_pages.log(session, query)
-        return Log(commits=tuple(with_basis_size(self._context, commit) for commit in commits))
+        return Log(
+            commits=tuple(with_basis_size(self._context, commit) for commit in commits), graph=graph
+        )
 
     def show(self, ref: Ref) -> Commit:
         """Return the commit that a task version or `@cN` stands for, with its full report.

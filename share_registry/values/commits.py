@@ -18,6 +18,7 @@ from share_registry.look.units import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, first_and_more
 from share_registry.values import plots
+from share_registry.values.log_graph import GraphNode, draw
 from share_registry.values.sheet import (
     NOTHING,
     Sheet,
@@ -27,8 +28,11 @@ from share_registry.values.sheet import (
     metric_pairs,
     optional_percent,
     pairs,
+    with_note,
 )
 
+# Kinds of commits that make versions
+_MAKING: Final = frozenset({"absorb", "refit", "merge", "restore"})
 # Of one commit: tasks and notes that are written out
 _MOST_TASKS: Final = 8
 _MOST_NOTES: Final = 8
@@ -184,6 +188,8 @@ class Commit(Shown):
         aliases: Aliases that the version has now, as `show` says; empty elsewhere.
         created: False where an earlier commit was returned instead of a new one.
         unchanged: Versions of tasks that were given unchanged and got no new one; empty in a log.
+        builds_on: Numbers of the commits whose versions its own were made from, as `log` with
+            `graph` says; empty elsewhere.
         about: The task that `show` or `log` was asked for; `ref`, `task`, `version` and `report`
             are of that one. None elsewhere.
     """
@@ -208,6 +214,7 @@ class Commit(Shown):
     aliases: tuple[str, ...] = ()
     created: bool = True
     unchanged: tuple[str, ...] = ()
+    builds_on: tuple[CommitNumber, ...] = ()
     about: TaskName | None = None
 
     def __repr__(self) -> str:
@@ -269,22 +276,20 @@ class Commit(Shown):
     @staticmethod
     def listing(commits: "Sequence[Commit]") -> Sheet:
         """Return what is shown of several; with their spaces, where there are several."""
-        several = len({commit.space for commit in commits}) > 1
-        table = Table.of(
-            (({"space": commit.space} if several else {}) | _log_row(commit) for commit in commits),
-            spare=("bytes>", "error>", "kind"),
-            short=("author",),
-        )
-        return Sheet(
-            tables=(table,), refs=tuple(ref for commit in commits for ref in _refs(commit))
-        )
+        return _listing(commits, [{}] * len(commits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Log(Shown):
-    """Commits, newest first; iterate, index or print it."""
+    """Commits, newest first; iterate, index or print it.
+
+    Attributes:
+        commits: The commits.
+        graph: Whether it is shown with the lines between commits.
+    """
 
     commits: tuple[Commit, ...]
+    graph: bool = False
 
     plot = plots.plot_log
     __repr__ = Shown.__str__
@@ -301,12 +306,48 @@ class Log(Shown):
     def __getitem__(self, position: slice) -> "Log": ...
     def __getitem__(self, position: int | slice) -> "Commit | Log":
         if isinstance(position, slice):
-            return Log(commits=self.commits[position])
+            return replace(self, commits=self.commits[position])
         return self.commits[position]
 
     @override
     def sheet(self) -> Sheet:
-        return Commit.listing(self.commits)
+        if not self.graph:
+            return Commit.listing(self.commits)
+        drawing = draw(_graph_nodes(self.commits))
+        sheet = _listing(self.commits, [{"graph": row} for row in drawing.rows])
+        note = f"{count(drawing.left_out, 'connection')} more than fit are not drawn."
+        return with_note(sheet, note if drawing.left_out else "")
+
+
+def _listing(commits: Sequence[Commit], before: Sequence[Mapping[str, str]]) -> Sheet:
+    """Return what is shown of commits, each with cells before it."""
+    several = len({commit.space for commit in commits}) > 1
+    table = Table.of(
+        (
+            {**cells, **({"space": commit.space} if several else {}), **_log_row(commit)}
+            for cells, commit in zip(before, commits, strict=True)
+        ),
+        spare=("bytes>", "error>", "kind", "author"),
+        short=("author",),
+    )
+    return Sheet(tables=(table,), refs=tuple(ref for commit in commits for ref in _refs(commit)))
+
+
+def _graph_nodes(commits: Sequence[Commit]) -> list[GraphNode]:
+    """Return commits as nodes that lead to those among them."""
+    listed = {(commit.space, commit.number) for commit in commits}
+    return [
+        GraphNode(
+            key=(commit.space, commit.number),
+            parents=tuple(
+                (commit.space, number)
+                for number in commit.builds_on
+                if (commit.space, number) in listed
+            ),
+            makes=commit.kind in _MAKING and bool(commit.refs),
+        )
+        for commit in commits
+    ]
 
 
 def modules_sheet(commit: Commit) -> Sheet:

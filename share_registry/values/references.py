@@ -108,9 +108,8 @@ class Alias(Listed):
             tables=(
                 Table.of(
                     {
-                        "task": alias.task,
-                        "alias": alias.name,
                         "version": alias.ref,
+                        "alias": alias.name,
                         "moved in": f"c{alias.number}",
                         "time (UTC)": time_text(alias.time),
                     }

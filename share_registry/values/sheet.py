@@ -5,7 +5,7 @@ are made to fit a terminal: what says least goes first, references and messages 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import (
     Any,
@@ -41,6 +41,13 @@ _DIGEST: Final = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b")
 _T = TypeVar("_T")
 # A header, then its cells
 Column = list[str]
+# What a text is, and the text; returns it with its colours
+Paint = Callable[[str, str], str]
+_NOTE: Final = "note: "
+
+
+def _plain(_: str, text: str) -> str:
+    return text
 
 
 class _TableOptions(TypedDict, total=False):
@@ -169,15 +176,25 @@ def with_note(sheet: Sheet, note: str) -> Sheet:
     return replace(sheet, notes=(*sheet.notes, note)) if note else sheet
 
 
-def as_text(sheet: Sheet, *, width: int | None = None) -> str:
-    """Return a sheet as aligned text; where a width is given, tables and sentences fit it."""
-    parts = [printable(sheet.title)] if sheet.title else []
+def as_text(sheet: Sheet, *, width: int | None = None, paint: Paint = _plain) -> str:
+    """Return a sheet as aligned text.
+
+    Args:
+        sheet: What is shown.
+        width: Where it is given, tables and sentences fit it.
+        paint: Gives a text its colours, by what it is: title, name, header or note.
+    """
+    parts = [paint("title", printable(sheet.title))] if sheet.title else []
     parts += [_wrapped(paragraph, width) for paragraph in sheet.text]
     longest = max((len(name) for name, _ in sheet.facts), default=0)
-    parts += [_fact(f"  {name:<{longest}}  ", value, width) for name, value in sheet.facts]
-    parts += [align(table, width=width) for table in sheet.tables if table.rows]
+    parts += [
+        _fact(f"  {name:<{longest}}  ", value, width, paint=paint) for name, value in sheet.facts
+    ]
+    parts += [align(table, width=width, paint=paint) for table in sheet.tables if table.rows]
     parts += [printable(sheet.total)] if sheet.total else []
-    parts += [_wrapped(f"note: {note}", width) for note in sheet.notes]
+    for note in sheet.notes:
+        text = _wrapped(f"{_NOTE}{note}", width)
+        parts.append(paint("note", _NOTE) + text.removeprefix(_NOTE))
     return "\n".join(parts)
 
 
@@ -199,15 +216,16 @@ def as_html(sheet: Sheet) -> str:
     return f'<div class="share-registry">{"".join(parts)}</div>'
 
 
-def align(table: Table, *, width: int | None = None) -> str:
+def align(table: Table, *, width: int | None = None, paint: Paint = _plain) -> str:
     """Return a table as text with a line of headers; where a width is given, no line is longer."""
     columns = [[*map(one_line, column)] for column in zip(table.headers, *table.rows, strict=True)]
     if width is not None and table.stacked and _excess(columns, width) > 0:
-        return _stack(columns, width)
+        return _stack(columns, width, paint)
     if width is not None:
         columns = _fit(columns, width, table)
     rows = zip(*map(_pad, columns), strict=True)
-    return "\n".join(shorten("  ".join(row).rstrip(), width) for row in rows)
+    head, *lines = (shorten("  ".join(row).rstrip(), width) for row in rows)
+    return "\n".join([paint("header", head), *lines])
 
 
 def shorten(text: str, width: int | None) -> str:
@@ -274,8 +292,8 @@ def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
     """Make columns fit: what says least goes first.
 
     Empty columns, then ids, then seconds; then columns to spare, until what is left is readable;
-    then the longest cells are shortened, while they stay readable the last column like any other;
-    then columns before the last are left out.
+    then the longest cells are shortened, while they stay readable those of the last column first
+    and then like any other; then columns before the last are left out.
     """
     if _excess(columns, width) > 0:
         columns = [column for column in columns if not {*column[1:]} <= {"", NOTHING}]
@@ -288,6 +306,7 @@ def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
         columns = [_shorten_front(columns[0], _excess(columns, width)), *columns[1:]]
     short = [index for index, column in enumerate(columns) if column[0] in table.short]
     columns = _shorten_widest(columns, width, short)
+    columns = _shorten_widest(columns, width, range(1, len(columns))[-1:], least=_READABLE)
     columns = _shorten_widest(columns, width, range(1, len(columns)), least=_READABLE)
     columns = _shorten_widest(columns, width, range(1, len(columns) - 1))
     columns = _shorten_widest(columns, width, range(1, len(columns)))
@@ -309,7 +328,7 @@ def _without_spare(columns: list[Column], width: int, table: Table) -> list[Colu
     return left
 
 
-def _stack(columns: list[Column], width: int) -> str:
+def _stack(columns: list[Column], width: int, paint: Paint) -> str:
     """Return each row as a line of its first two cells and a paragraph of each other cell."""
     names, *others = zip(*columns, strict=True)
     lines = []
@@ -317,25 +336,25 @@ def _stack(columns: list[Column], width: int) -> str:
         lines.append(shorten(f"{first}  {second}".rstrip(), width))
         longest = max(map(len, names[2:]))
         pairs = zip(names[2:], cells, strict=True)
-        lines += [_fact(f"  {name:<{longest}}  ", cell, width) for name, cell in pairs]
+        lines += [_fact(f"  {name:<{longest}}  ", cell, width, paint=paint) for name, cell in pairs]
     return "\n".join(lines)
 
 
-def _fact(name: str, value: str, width: int | None) -> str:
+def _fact(name: str, value: str, width: int | None, *, paint: Paint) -> str:
     """Return a named value; where a width is given, its lines stand below each other."""
     from textwrap import fill
 
     name = one_line(name)
     line = f"{name}{indented(value, len(name))}"
-    if width is None or len(line) <= width:
-        return line
-    return fill(
-        line,
-        max(width, len(name) + _READABLE),
-        subsequent_indent=" " * len(name),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    if width is not None and len(line) > width:
+        line = fill(
+            line,
+            max(width, len(name) + _READABLE),
+            subsequent_indent=" " * len(name),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return paint("name", name) + line.removeprefix(name)
 
 
 def _pad(column: Column) -> Column:

@@ -196,6 +196,17 @@ def test_the_log_is_cut_by_its_options(run: Runner) -> None:
         ]
 
 
+def test_the_log_is_drawn_as_a_graph(run: Runner) -> None:
+    shown = run("log", "--graph")
+    graph = {line.split()[0]: line for line in shown.lines}
+    assert list(graph)[:1] == ["graph"]
+    commits = run("log", "--graph", "--json").json
+    builds_on = {each["number"]: each["builds_on"] for each in commits if each["builds_on"]}
+    first, second, _ = (each["number"] for each in reversed(commits) if each["kind"] == "absorb")
+    assert builds_on == {second: [first]}
+    assert all(each["builds_on"] == [] for each in run("log", "--json").json)
+
+
 def test_tasks_are_filtered_and_travel_in_time(run: Runner) -> None:
     assert run("-q", "ls", "--alias", "prod").lines == [f"{SPACE}/cola@v2"]
     assert run("-q", "ls", "--name", "s*").lines == [f"{SPACE}/sst2@v1"]
@@ -260,7 +271,7 @@ def test_a_budget_may_be_a_percentage(run_empty: Runner, adapters: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("tags",), "no tags yet"),
+        (("tags",), "no tags yet\nhint: `share-registry -R {} tag NAME REF` makes one."),
         (("ls", "--name", "x*"), "no tasks that fit"),
         (("log", "--author", "x"), "no commits that fit"),
     ],
@@ -271,7 +282,7 @@ def test_an_empty_list_is_said_on_stderr(
     if arguments == ("tags",):
         run_new("init")
     shown = (run_new if arguments == ("tags",) else run)(*arguments)
-    assert (shown.out, shown.err) == ("", f"{said}\n")
+    assert (shown.out, shown.err) == ("", f"{said.format(run_new.registry)}\n")
 
 
 def test_quiet_prints_the_path_of_what_was_placed(

@@ -6,11 +6,21 @@ Everything else about the commits of a page is fetched in three more statements 
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    Select,
+    bindparam,
+    func,
+    select,
+    union,
+)
 
 from share_registry.catalog.queries.lookups import SPACE
 from share_registry.catalog.sql import Session, pieces
@@ -18,6 +28,7 @@ from share_registry.catalog.tables import (
     CommitRow,
     LabelRow,
     MetricRow,
+    ParentRow,
     TaskNameRow,
     TouchRow,
     VersionRow,
@@ -79,7 +90,22 @@ def annotations_of(
     return [_by_task(about[(row.space, row.number)]) for row in rows]
 
 
-def _pages(rows: Sequence[Row[Any]]) -> Iterator[tuple[str, Sequence[int]]]:
+def with_ancestry(session: Session, commits: Sequence[Commit]) -> list[Commit]:
+    """Return commits that say what they build on: one more statement for each space and page."""
+    ancestry: dict[_Key, set[CommitNumber]] = defaultdict(set)
+    for space, numbers in _pages(commits):
+        for number, before in session.execute(_ANCESTRY, {"space": space, "numbers": numbers}):
+            ancestry[(space, number)].add(CommitNumber(before))
+    return [
+        replace(
+            commit,
+            builds_on=tuple(sorted(ancestry[(commit.space, commit.number)], reverse=True)),
+        )
+        for commit in commits
+    ]
+
+
+def _pages(rows: Sequence[Row[Any]] | Sequence[Commit]) -> Iterator[tuple[str, Sequence[int]]]:
     for space in dict.fromkeys(row.space for row in rows):
         for numbers in pieces([row.number for row in rows if row.space == space]):
             yield space, numbers
@@ -182,6 +208,34 @@ def _select_annotations(row: type[LabelRow | MetricRow]) -> Select[int, int, str
     )
 
 
+def _select_ancestry() -> CompoundSelect[int, int]:
+    """Return what selects the commits that made versions, and those of their sources."""
+    before = VersionRow.table.alias()
+    same_task = (
+        (before.c.space == VersionRow.space)
+        & (before.c.task == VersionRow.task)
+        & (before.c.version == func.coalesce(VersionRow.restored_from, VersionRow.version - 1))
+    )
+    is_child = (
+        (ParentRow.space == VersionRow.space)
+        & (ParentRow.task == VersionRow.task)
+        & (ParentRow.version == VersionRow.version)
+    )
+    is_parent = (
+        (before.c.space == ParentRow.space)
+        & (before.c.task == ParentRow.parent_task)
+        & (before.c.version == ParentRow.parent_version)
+    )
+    made = select(VersionRow.number, before.c.number.label("before")).where(
+        VersionRow.space == SPACE, VersionRow.number.in_(_NUMBERS)
+    )
+    return union(
+        made.join_from(VersionRow.table, before, same_task),
+        made.join_from(VersionRow.table, ParentRow.table, is_child).join(before, is_parent),
+    )
+
+
+_ANCESTRY: Final = _select_ancestry()
 _TOUCHED: Final = _select_touched()
 _LABELS: Final = _select_annotations(LabelRow)
 _METRICS: Final = _select_annotations(MetricRow)

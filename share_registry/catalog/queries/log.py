@@ -14,7 +14,12 @@ from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import first_from, instant, last_by
-from share_registry.catalog.queries.commit_rows import COLUMNS, annotations_of, commits_of
+from share_registry.catalog.queries.commit_rows import (
+    COLUMNS,
+    annotations_of,
+    commits_of,
+    with_ancestry,
+)
 from share_registry.catalog.queries.resolution import (
     find_task,
     resolve,
@@ -77,6 +82,7 @@ class LogQuery:
         limit: At most so many; None for all.
         before: Only commits before this number, or before the one a reference leads to, or before
             this very commit: the last of a page gives the next page.
+        ancestry: Whether the commits say what they build on.
     """
 
     space: str | None = None
@@ -89,6 +95,7 @@ class LogQuery:
     until: str | date | None = None
     limit: int | None = 50
     before: int | str | Commit | ResolvedReference | None = None
+    ancestry: bool = False
 
 
 def log(session: Session, query: LogQuery) -> list[Commit]:
@@ -127,6 +134,8 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
     if not rows and query.task is not None:
         _check_task(session, space, query.task)
     commits = commits_of(session, rows[: query.limit])
+    if query.ancestry:
+        commits = with_ancestry(session, commits)
     if query.task is None:
         return commits
     names = {

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from share_registry.cli.completion import REF
 from share_registry.cli.output import emit, watching
 from share_registry.cli.verb import (
     author_option,
@@ -85,7 +86,7 @@ def pull(*, from_: str, dry_run: bool) -> None:
 
 
 @verb("r", doing="uploading", writing="record")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.argument("location", metavar="hf://OWNER/REPO[@BRANCH][/FOLDER]")
 @click.option(
     "--profile",

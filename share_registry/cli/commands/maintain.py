@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from share_registry.cli.completion import REF, SPACE, TASK
 from share_registry.cli.output import Printed, emit, say, watching
 from share_registry.cli.verb import (
     author_option,
@@ -144,7 +145,7 @@ def create_space(
 
 
 @verb("w")
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @_policy_options
 @author_option
 def set_policy(
@@ -210,7 +211,7 @@ def gc(*, grace_days: float, dry_run: bool) -> None:
 
 
 @free_verb
-@click.argument("refs", metavar="[REF]...", nargs=-1)
+@click.argument("refs", metavar="[REF]...", nargs=-1, type=REF)
 @click.option(
     "--keep-last",
     type=click.IntRange(min=0),
@@ -253,7 +254,7 @@ def expire(*, refs: tuple[str, ...], dry_run: bool, **options: Any) -> None:
 
 
 @free_verb
-@click.argument("task")
+@click.argument("task", type=TASK)
 @click.option("--dry-run/--no-dry-run", default=True, help="Only say what would go. [default: yes]")
 @reason_option
 @author_option

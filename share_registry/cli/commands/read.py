@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from share_registry.cli.completion import ALIAS, FILES, REF, TASK
 from share_registry.cli.output import Printed, emit, say, watching
 from share_registry.cli.verb import (
     DIFFERENT,
@@ -36,7 +37,7 @@ _Listed = TypeVar("_Listed", Log, list[Task])
 
 
 @verb("r", doing="reading")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option(
     "-o",
     "--output",
@@ -78,7 +79,7 @@ def checkout(
 
 
 @verb("r", doing="exporting", writing="record")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option(
     "--name",
@@ -113,7 +114,9 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
 
 @free_verb
 @click.argument("root", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--alias", default="prod", show_default=True, metavar="NAME", help="Of what.")
+@click.option(
+    "--alias", type=ALIAS, default="prod", show_default=True, metavar="NAME", help="Of what."
+)
 @target_options
 @click.option(
     "--base-model",
@@ -173,7 +176,7 @@ def verify_export(directory: Path, **options: Any) -> object:
 
 
 @verb("r")
-@click.option("--task", metavar="[SPACE/]TASK", help="Only commits of this task.")
+@click.option("--task", type=TASK, metavar="[SPACE/]TASK", help="Only commits of this task.")
 @click.option(
     "--kind",
     metavar="KIND",
@@ -205,6 +208,9 @@ def verify_export(directory: Path, **options: Any) -> object:
     type=commit_of,
     metavar="COMMIT",
     help="Only commits before this one (12, c12 or a reference): the next page.",
+)
+@click.option(
+    "--graph", is_flag=True, help="Also draw lines to the listed commits that each builds on."
 )
 @click.option(
     "--plot",
@@ -292,7 +298,7 @@ def audit(registry: "Registry", /, **options: Any) -> object:
 
 
 @verb("r")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option("--modules", is_flag=True, help="Also list its modules.")
 def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
     """Show the version REF with its report, or a whole commit.
@@ -308,14 +314,14 @@ def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
 
 
 @verb("r")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 def resolve(registry: "Registry", /, ref: str) -> object:
     """Say which version and commit REF means now."""
     return registry.resolve(ref)
 
 
 @verb("r", doing="reading")
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", type=FILES, metavar="ADAPTER")
 @format_option
 def identify(registry: "Registry", /, adapter: str, **options: Any) -> object:
     """Say which versions ADAPTER is, as committed or as exported in the native profile.
@@ -328,7 +334,7 @@ def identify(registry: "Registry", /, adapter: str, **options: Any) -> object:
 
 @verb("r")
 @label_option
-@click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
+@click.option("--alias", type=ALIAS, metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
 @click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
 @click.option(
@@ -392,7 +398,7 @@ def _page(listed: _Listed, limit: int) -> tuple[_Listed, bool]:
 
 
 @verb("r")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 def lineage(registry: "Registry", /, ref: str) -> object:
     """Show where the version REF came from."""
     return registry.lineage(ref)
@@ -400,9 +406,12 @@ def lineage(registry: "Registry", /, ref: str) -> object:
 
 @verb("r", doing="reading")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("refs", metavar="[REF]...", nargs=-1)
+@click.argument("refs", metavar="[REF]...", nargs=-1, type=REF)
 @click.option(
-    "--alias", metavar="NAME", help="The version behind this alias of every task that has it."
+    "--alias",
+    type=ALIAS,
+    metavar="NAME",
+    help="The version behind this alias of every task that has it.",
 )
 @click.option(
     "--modules",
@@ -456,7 +465,7 @@ def routing_index(
 
 
 @free_verb
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option(
     "--target",
     metavar="SERVER",
@@ -490,8 +499,8 @@ def lint(*, ref: str, target: str | None, profile: str) -> None:
 
 
 @free_verb
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=REF)
+@click.argument("b", type=REF)
 @click.option("--exit-code", is_flag=True, help="Exit with code 9 where they differ.")
 def diff(*, a: str, b: str, exit_code: bool) -> None:
     """Compare two versions, or two states of a space.
@@ -534,15 +543,15 @@ def changes(registry: "Registry", /, *, since: str, **options: Any) -> object:
 
 
 @verb("r", lists="aliases")
-@click.option("--task", metavar="[SPACE/]TASK", help="Only those of this task.")
+@click.option("--task", type=TASK, metavar="[SPACE/]TASK", help="Only those of this task.")
 def aliases(registry: "Registry", /, *, task: str | None) -> object:
     """List the aliases of the space."""
     return registry.aliases(task=task)
 
 
 @verb("r", lists="moves")
-@click.argument("task")
-@click.argument("alias")
+@click.argument("task", type=TASK)
+@click.argument("alias", type=ALIAS)
 @click.option("--at", metavar="WHEN", help="As of a commit, tag, date or time.")
 def alias_history(registry: "Registry", /, task: str, alias: str, *, at: str | None) -> object:
     """List every move of ALIAS of TASK, newest first."""

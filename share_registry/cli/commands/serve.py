@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from share_registry.cli.completion import ALIAS
 from share_registry.cli.output import say
 from share_registry.cli.verb import base_config_option, free_verb, session, target_options
 from share_registry.errors import RefusedError
@@ -30,7 +31,12 @@ from share_registry.errors import RefusedError
     help="Has the token that requests must bring. [$SHARE_REGISTRY_SERVE_TOKEN]",
 )
 @click.option(
-    "--alias", default="prod", show_default=True, metavar="NAME", help="/v1/models lists it."
+    "--alias",
+    type=ALIAS,
+    default="prod",
+    show_default=True,
+    metavar="NAME",
+    help="/v1/models lists it.",
 )
 @target_options
 @base_config_option

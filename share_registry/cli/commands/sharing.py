@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from share_registry.cli.completion import FILES, TASK
 from share_registry.cli.output import Printed, say_unless_new
 from share_registry.cli.verb import (
     author_option,
@@ -134,7 +135,9 @@ def _weights(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dic
 
 @verb("w", doing="merging")
 @click.argument("parents", metavar="REF=WEIGHT...", nargs=-1, required=True, callback=_weights)
-@click.option("--task", metavar="NAME", required=True, help="Task that it becomes a version of.")
+@click.option(
+    "--task", type=TASK, metavar="NAME", required=True, help="Task that it becomes a version of."
+)
 @click.option(
     "--method",
     type=click.Choice(["linear", "ties", "dare"]),
@@ -225,7 +228,7 @@ def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | N
 
 
 @verb("r", doing="comparing")
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", type=FILES, metavar="ADAPTER")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from share_registry.cli.completion import ALIAS, FILES, REF, TASK
 from share_registry.cli.output import emit, say_unless_new
 from share_registry.cli.verb import (
     Session,
@@ -110,8 +111,8 @@ def _check_first(asked: Session, options: Mapping[str, Any]) -> None:
 
 
 @verb("w", doing="committing", first=_check_first)
-@click.argument("adapter", metavar="ADAPTER", callback=_present)
-@click.option("--task", metavar="NAME", help="Task name. [from the directory's name]")
+@click.argument("adapter", type=FILES, metavar="ADAPTER", callback=_present)
+@click.option("--task", type=TASK, metavar="NAME", help="Task name. [from the directory's name]")
 @_commit_options
 @click.option(
     "--adapter-name", metavar="NAME", help="Which adapter, where the source holds several."
@@ -135,7 +136,9 @@ def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
 
 
 @verb("w", doing="committing", first=_check_first)
-@click.argument("adapters", metavar="[TASK=]ADAPTER...", nargs=-1, required=True, callback=_by_task)
+@click.argument(
+    "adapters", type=FILES, metavar="[TASK=]ADAPTER...", nargs=-1, required=True, callback=_by_task
+)
 @_commit_options
 def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: Any) -> "Commit":
     """Commit several adapters, all or nothing.
@@ -162,7 +165,7 @@ def _check_import(asked: Session, options: Mapping[str, Any]) -> None:
 
 
 @verb("w", doing="importing", first=_check_import)
-@click.argument("sources", metavar="[DIRECTORY]...", nargs=-1)
+@click.argument("sources", type=FILES, metavar="[DIRECTORY]...", nargs=-1)
 @click.option(
     "--from-file",
     type=click.Path(path_type=Path),
@@ -213,8 +216,8 @@ def import_(registry: "Registry", /, sources: tuple[str, ...], **options: Any) -
 
 
 @verb("w")
-@click.argument("ref")
-@click.argument("alias")
+@click.argument("ref", type=REF)
+@click.argument("alias", type=ALIAS)
 @click.option(
     "--expected",
     type=expected_of,
@@ -234,8 +237,8 @@ def set_alias(registry: "Registry", /, ref: str, alias: str, **options: Any) -> 
 
 
 @verb("w")
-@click.argument("task")
-@click.argument("alias")
+@click.argument("task", type=TASK)
+@click.argument("alias", type=ALIAS)
 @click.option(
     "--expected",
     type=expected_of,
@@ -251,7 +254,7 @@ def remove_alias(registry: "Registry", /, task: str, alias: str, **options: Any)
 
 @verb("w")
 @click.argument("name")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @reason_option
 @author_option
 def tag(registry: "Registry", /, name: str, ref: str, **said: Any) -> "Commit":
@@ -264,7 +267,7 @@ def tag(registry: "Registry", /, name: str, ref: str, **said: Any) -> "Commit":
 
 
 @verb("w")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @label_option
 @metric_option
 @click.option(
@@ -288,7 +291,7 @@ def annotate(registry: "Registry", /, ref: str, **changes: Any) -> "Commit":
 
 
 @verb("w")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @reason_option
 @author_option
 def drop(registry: "Registry", /, task: str, **said: Any) -> "Commit":
@@ -300,7 +303,7 @@ def drop(registry: "Registry", /, task: str, **said: Any) -> "Commit":
 
 
 @verb("w")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @reason_option
 @author_option
 def restore(registry: "Registry", /, ref: str, **said: Any) -> "Commit":
@@ -313,7 +316,7 @@ def restore(registry: "Registry", /, ref: str, **said: Any) -> "Commit":
 
 
 @verb("w")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @click.argument("new")
 @reason_option
 @author_option
