@@ -14,11 +14,11 @@ from click.shell_completion import (
     BashComplete,
     CompletionItem,
     add_completion_class,
-    get_completion_class,
     split_arg_string,
 )
 from typing_extensions import override
 
+from share_registry.cli.session import session_of
 from share_registry.errors import ShareRegistryError
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ else:
     Text, Item = click.ParamType, CompletionItem
 
 PROGRAM: Final = "share-registry"
-# In which click is asked
-_VARIABLE: Final = "_SHARE_REGISTRY_COMPLETE"
-SHELLS: Final = ("bash", "fish", "zsh")
 # Names offered at a time, and versions of one task
 _MOST: Final = 200
 _VERSIONS: Final = 20
@@ -74,8 +71,6 @@ class Named(Text):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[Item]:
-        from share_registry.cli.verb import session_of
-
         with suppress(ShareRegistryError, OSError):
             with session_of(ctx.ensure_object(dict)).open("r") as registry:
                 offered = dict.fromkeys(self._offers(registry, ctx, incomplete))
@@ -102,9 +97,9 @@ def _references(registry: "Registry", context: click.Context, typed: str) -> Ite
         return
     space, _, name = task.rpartition("/")
     if name:
-        for found in registry.tasks(space or None, name=name, limit=1):
-            last = found.version
-            yield from (f"{task}@{alias}" for alias in found.aliases)
+        for listed in registry.tasks(space or None, name=name, limit=1):
+            last = listed.version
+            yield from (f"{task}@{alias}" for alias in listed.aliases)
             yield f"{task}@latest"
             yield from (f"{task}@v{n}" for n in range(last, max(last - _VERSIONS, 0), -1))
     yield from (f"{task}@{tag.name}" for tag in registry.tags() if space in ("", tag.space))
@@ -120,7 +115,7 @@ def _spaces(registry: "Registry", _: click.Context, __: str) -> Iterator[str]:
     yield from (space.name for space in registry.spaces())
 
 
-class _Files(Text):
+class _Paths(Text):
     name = "path"
 
     @override
@@ -130,7 +125,7 @@ class _Files(Text):
         return [CompletionItem(incomplete, type="file")]
 
 
-FILES: Final = _Files()
+FILES: Final = _Paths()
 TASK: Final = Named("task", _tasks)
 REF: Final = Named("ref", _references)
 ALIAS: Final = Named("alias", _aliases)
@@ -163,18 +158,3 @@ def _asked(name: str) -> str:
     from share_registry.outside.files import Outside
 
     return Outside().environment(name) or ""
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete verbs, options, references and names.
-
-    \b
-    eval "$(share-registry completion bash)"    # in ~/.bashrc, likewise for zsh
-    share-registry completion fish > ~/.config/fish/completions/share-registry.fish
-    """
-    found = get_completion_class(shell)
-    if found is not None:
-        click.echo(found(context.find_root().command, {}, PROGRAM, _VARIABLE).source())

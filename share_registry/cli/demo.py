@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from share_registry.cli.output import Printed, terminal_width
-from share_registry.cli.verb import free_verb, session
+from share_registry.cli.session import session
+from share_registry.cli.verb import free_verb
 from share_registry.errors import RefusedError
 from share_registry.look.units import percent, size, typed_percent
 from share_registry.outside.files import Outside

@@ -8,7 +8,8 @@ from typing import Final, TypeAlias, TypeVar
 import click
 
 from share_registry.cli.output import Printed, complain, emit
-from share_registry.cli.verb import Session, session, with_common_options
+from share_registry.cli.session import Session, session
+from share_registry.cli.verb import with_common_options
 from share_registry.errors import InvalidInputError, ShareRegistryError, StoreError, ensure
 from share_registry.look.units import size
 from share_registry.outside.files import Outside

@@ -15,7 +15,8 @@ import click
 from share_registry import __version__
 from share_registry.cli.completion import PROGRAM
 from share_registry.cli.output import at_place, complain, for_terminal
-from share_registry.cli.verb import DIFFERENT, session_of, with_common_options
+from share_registry.cli.session import session_of
+from share_registry.cli.verb import DIFFERENT, with_common_options
 from share_registry.errors import (
     EXIT_CODES,
     CommitInterrupted,
@@ -28,8 +29,8 @@ INTERRUPTED: Final = 130
 # Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
     *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
-    *("commands.copying", "commands.serve", "commands.ui"),
-    *("doctor", "demo", "completion"),
+    *("commands.copying", "commands.serve", "commands.ui", "commands.shell"),
+    *("doctor", "demo"),
 )
 _REFERENCES: Final = """\b
 A REF is [space/]task[@selector][~n]; the selector is a version, an alias,

@@ -22,7 +22,7 @@ from share_registry.values.sheet import NOTHING, Sheet, Table, as_text, sheet_of
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from share_registry.cli.verb import Session
+    from share_registry.cli.session import Session
 
 # The next step after an error that names none
 FALLBACK: Final = "Run `share-registry doctor`."

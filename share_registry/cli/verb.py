@@ -9,7 +9,6 @@ import gc
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -17,11 +16,10 @@ import click
 
 from share_registry.cli.completion import SPACE
 from share_registry.cli.output import emit, say, watching
+from share_registry.cli.session import Session, session
 from share_registry.errors import InvalidInputError, ensure
 
 if TYPE_CHECKING:
-    from share_registry.registry.admission import Check
-    from share_registry.registry.location import Location
     from share_registry.registry.registry import Registry
     from share_registry.values.audits import Checkpoint
 
@@ -33,62 +31,6 @@ MEMORY: Final = "memory://"
 DIFFERENT: Final = 9
 _NOTHING_KEPT: Final = f"note: {MEMORY} keeps nothing: it is gone when this ends"
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """Where to look and how to print, as given before or after the verb.
-
-    Attributes:
-        registry: Directory or catalog URL; None is the library's default.
-        store: Directory of the store, with a catalog URL.
-        space: Space for references and verbs that name none.
-        json: Print JSON.
-        quiet: Print refs only.
-        checks: Checks of commits, as `NAME=COMMAND`.
-    """
-
-    registry: str | None
-    store: str | None
-    space: str | None
-    json: bool
-    quiet: bool
-    checks: tuple[str, ...] = ()
-
-    def locate(self) -> "Location":
-        """Return where the registry is, for verbs that look at it without opening it."""
-        from share_registry.outside.files import Outside
-        from share_registry.registry.location import locate
-
-        return locate(self.registry, store=self.store, outside=Outside())
-
-    def begins(self) -> bool:
-        """Tell whether there is no registry yet at the default place, and no other is named."""
-        from share_registry.outside.files import Outside
-        from share_registry.store.open import is_new
-
-        outside = Outside()
-        is_named = self.registry is not None or outside.environment("SHARE_REGISTRY_URI")
-        return not is_named and is_new(self.locate().store, outside)
-
-    def open(self, mode: str) -> "Registry":
-        """Open the registry."""
-        from share_registry import Registry
-
-        return Registry.open(
-            self.registry,
-            store=self.store,
-            space=self.space,
-            mode=mode,
-            checks=self._checks(),
-        )
-
-    def _checks(self) -> "dict[str, Check] | None":
-        if not self.checks:
-            return None
-        from share_registry.registry.admission import parse_checks
-
-        return parse_checks(self.checks)
 
 
 def with_common_options(command: C) -> C:
@@ -106,23 +48,6 @@ def with_common_options(command: C) -> C:
         for names, metavar, text in _COMMON
     )
     return command
-
-
-def session() -> Session:
-    """Return what the common options of the running command say."""
-    return session_of(click.get_current_context().ensure_object(dict))
-
-
-def session_of(options: Mapping[str, Any]) -> Session:
-    """Return what common options say, by their names."""
-    return Session(
-        registry=options.get("registry"),
-        store=options.get("store"),
-        space=options.get("in_space"),
-        json=options.get("json", False),
-        quiet=options.get("quiet", False),
-        checks=options.get("checks", ()),
-    )
 
 
 def verb(

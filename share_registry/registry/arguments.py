@@ -397,6 +397,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
     "expires": kinds.of(str | timedelta, "a length of time", "Give a timedelta, or write 30d."),
     "force": kinds.flag,
+    "graph": kinds.flag,
     "keep_days": _days("30 keeps what was committed in the last 30 days."),
     "keep_last": kinds.whole(0, "Give an int: so many of the newest versions stay."),
     "keep_tagged": kinds.flag,

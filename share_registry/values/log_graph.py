@@ -56,7 +56,7 @@ def draw(nodes: Sequence[GraphNode]) -> Drawing:
     """Return a graph of nodes, each of which comes before what it builds on."""
     lines = _Lines()
     return Drawing(
-        rows=tuple(lines.row(node) if node.makes else lines.other() for node in nodes),
+        rows=tuple(lines.row(node) if node.makes else lines.row_beside() for node in nodes),
         left_out=lines.left_out,
     )
 
@@ -87,7 +87,7 @@ class _Lines:
             self.heads.pop()
         return row
 
-    def other(self) -> str:
+    def row_beside(self) -> str:
         """Return the row of what stands in no line: to the right of all."""
         return self._beside(OTHER)
 

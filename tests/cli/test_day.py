@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import share_registry as sr
 from share_registry.cli.main import main
 from share_registry.cli.output import watching
-from share_registry.cli.verb import Session
+from share_registry.cli.session import Session
 from share_registry.values.sheet import as_text, sheet_of
 from tests.cli.conftest import Runner
 from tests.cli.tiny import write_adapter

@@ -9,7 +9,7 @@ import pytest
 
 from share_registry.cli.main import main
 from share_registry.cli.output import FALLBACK, at_place, for_terminal
-from share_registry.cli.verb import Session
+from share_registry.cli.session import Session
 from tests.cli.conftest import Runner
 from tests.cli.tiny import write_adapter
 

@@ -26,7 +26,7 @@ Each run opens, closes, and names its space with -s. What `prepare` returns is f
 """
 FUNCTIONS = {"clone", "verify_export"}
 """Functions of the package that are verbs: they need no registry."""
-VERBS_ALONE = {"init", "doctor", "db", "demo", "ls", "serve", "ui"}
+VERBS_ALONE = {"init", "doctor", "db", "demo", "completion", "ls", "serve", "ui"}
 """Verbs that are no method: they are about a place, not about what is in it.
 
 `serve` and `ui` are processes. `ls` is another name of `tasks`.

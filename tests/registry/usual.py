@@ -156,6 +156,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "extra_directions": _plain(None, 0, 1),
     "fan_in_fan_out": _plain(*FLAG),
     "force": _plain(*FLAG),
+    "graph": _plain(*FLAG),
     "from_": {
         "there": lambda world: world.root / "registry",
         "a store": lambda world: world.local_store(),

@@ -226,12 +226,12 @@ def _select_ancestry() -> CompoundSelect[int, int]:
         & (before.c.task == ParentRow.parent_task)
         & (before.c.version == ParentRow.parent_version)
     )
-    made = select(VersionRow.number, before.c.number.label("before")).where(
+    sources = select(VersionRow.number, before.c.number.label("before")).where(
         VersionRow.space == SPACE, VersionRow.number.in_(_NUMBERS)
     )
     return union(
-        made.join_from(VersionRow.table, before, same_task),
-        made.join_from(VersionRow.table, ParentRow.table, is_child).join(before, is_parent),
+        sources.join_from(VersionRow.table, before, same_task),
+        sources.join_from(VersionRow.table, ParentRow.table, is_child).join(before, is_parent),
     )
 
 

@@ -6,12 +6,12 @@ import click
 
 from share_registry.cli.completion import REF
 from share_registry.cli.output import emit, watching
+from share_registry.cli.session import session
 from share_registry.cli.verb import (
     author_option,
     free_verb,
     reason_option,
     record_option,
-    session,
     verb,
 )
 from share_registry.errors import ConflictError, IntegrityError, ensure

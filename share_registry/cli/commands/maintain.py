@@ -7,12 +7,12 @@ import click
 
 from share_registry.cli.completion import REF, SPACE, TASK
 from share_registry.cli.output import Printed, emit, say, watching
+from share_registry.cli.session import session
 from share_registry.cli.verb import (
     author_option,
     budget_of,
     free_verb,
     reason_option,
-    session,
     verb,
     with_common_options,
     with_options,

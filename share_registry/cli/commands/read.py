@@ -7,6 +7,7 @@ import click
 
 from share_registry.cli.completion import ALIAS, FILES, REF, TASK
 from share_registry.cli.output import Printed, emit, say, watching
+from share_registry.cli.session import session
 from share_registry.cli.verb import (
     DIFFERENT,
     author_option,
@@ -18,7 +19,6 @@ from share_registry.cli.verb import (
     label_option,
     reason_option,
     record_option,
-    session,
     sign_option,
     signatory_options,
     target_options,

@@ -6,7 +6,8 @@ import click
 
 from share_registry.cli.completion import ALIAS
 from share_registry.cli.output import say
-from share_registry.cli.verb import base_config_option, free_verb, session, target_options
+from share_registry.cli.session import session
+from share_registry.cli.verb import base_config_option, free_verb, target_options
 from share_registry.errors import RefusedError
 
 

@@ -8,6 +8,7 @@ import click
 
 from share_registry.cli.completion import FILES, TASK
 from share_registry.cli.output import Printed, say_unless_new
+from share_registry.cli.session import session
 from share_registry.cli.verb import (
     author_option,
     budget_of,
@@ -19,7 +20,6 @@ from share_registry.cli.verb import (
     label_option,
     message_option,
     metric_option,
-    session,
     verb,
 )
 from share_registry.errors import InvalidInputError, ensure

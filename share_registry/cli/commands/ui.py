@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from share_registry.cli.output import say
-from share_registry.cli.verb import free_verb, session
+from share_registry.cli.session import session
+from share_registry.cli.verb import free_verb
 from share_registry.errors import RefusedError
 
 

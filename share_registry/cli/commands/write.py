@@ -8,8 +8,8 @@ import click
 
 from share_registry.cli.completion import ALIAS, FILES, REF, TASK
 from share_registry.cli.output import emit, say_unless_new
+from share_registry.cli.session import Session, session
 from share_registry.cli.verb import (
-    Session,
     author_option,
     budget_of,
     check_option,
@@ -23,7 +23,6 @@ from share_registry.cli.verb import (
     metric_option,
     named_of,
     reason_option,
-    session,
     verb,
     with_options,
 )
