@@ -13,7 +13,7 @@ MOST_LINES: Final = 8
 # A commit that made a version, one whose versions build on nothing that is drawn, and any other
 VERSION: Final = "●"
 FIRST: Final = "◆"
-OTHER: Final = "○"
+WITHOUT: Final = "○"
 _ACROSS: Final = "─"
 _DOWN: Final = "│"
 # Where the line across meets another: one that ends there, one that begins, one that it joins on
@@ -89,7 +89,7 @@ class _Lines:
 
     def row_beside(self) -> str:
         """Return the row of what stands in no line: to the right of all."""
-        return self._beside(OTHER)
+        return self._beside(WITHOUT)
 
     def _beside(self, mark: str) -> str:
         return "".join([*("  " if head is None else "│ " for head in self.heads), mark])

@@ -6,10 +6,10 @@ from pathlib import Path
 from hypothesis import given, strategies as st
 
 import share_registry as sr
-from share_registry.values.log_graph import FIRST, MOST_LINES, OTHER, VERSION, GraphNode, draw
+from share_registry.values.log_graph import FIRST, MOST_LINES, WITHOUT, VERSION, GraphNode, draw
 from tests.cli.tiny import write_adapter
 
-MARKS = {VERSION, FIRST, OTHER}
+MARKS = {VERSION, FIRST, WITHOUT}
 # Where the line across meets one that begins there, one that ends, one that it joins
 BEGINS, ENDS, JOINS = {"╭", "╮", "┬"}, {"╰", "╯", "┴"}, {"├", "┤", "┼"}
 
