@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, strategies as st
 
 import share_registry as sr
-from share_registry.values.log_graph import FIRST, MOST_LINES, WITHOUT, VERSION, GraphNode, draw
+from share_registry.values.log_graph import FIRST, MOST_LINES, VERSION, WITHOUT, GraphNode, draw
 from tests.cli.tiny import write_adapter
 
 MARKS = {VERSION, FIRST, WITHOUT}
