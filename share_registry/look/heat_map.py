@@ -19,7 +19,9 @@ _GAP: Final = 8.0
 _LEGEND_STEP: Final = 16.0
 _CORNER: Final = 6.0
 # Of names side by side
-_BETWEEN: Final = 4.0
+_BETWEEN: Final = 10.0
+# Up to here columns are as wide as their names
+_NARROW: Final = 280.0
 # How far a name stands above its column where it leans
 _LEAN: Final = 0.7
 
@@ -145,6 +147,9 @@ def _grid(heat_map: HeatMap) -> _Grid:
         and len(heat_map.columns) <= _MOST_WIDE
     )
     width, height = (max(widest, 24.0), _LARGE_HEIGHT) if has_numbers else _SMALL
+    upright = max(map(width_of, heat_map.columns), default=0.0) + _BETWEEN
+    if has_numbers and upright * len(heat_map.columns) <= _NARROW:
+        width = max(width, upright)
     names = [ending(name, _LONGEST_NAME) for name in (*heat_map.rows, heat_map.corner)]
     left = max(map(width_of, names)) + _GAP
     tallest = max(map(width_of, heat_map.columns), default=0.0)

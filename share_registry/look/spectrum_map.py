@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 _MOST_ROWS: Final = 120
 
 
-def spectrum_map(spectra: "Sequence[Spectrum]", side: str) -> str:
+def spectrum_map(spectra: "Sequence[Spectrum]", side: str, *, of: str = "") -> str:
     """Draw the explained variance of every module of a side, at powers of two.
 
     Args:
         spectra: Of an analysis.
         side: "a" or "b".
+        of: What the spectra are of; empty for that side.
     """
+    name = of or side.upper()
     listed = [spectrum for spectrum in spectra if spectrum.side == side]
     drawn = listed[:_MOST_ROWS]
     largest = max((spectrum.rows for spectrum in drawn), default=1)
@@ -30,10 +32,10 @@ def spectrum_map(spectra: "Sequence[Spectrum]", side: str) -> str:
         notes.append(f"the first {len(drawn)} of {count(len(listed), 'module')}")
     return draw_heat_map(
         HeatMap(
-            title=f"explained variance of {side.upper()}",
-            description=_describe(listed, side),
+            title=f"explained variance of {name}",
+            description=_describe(listed, name),
             corner="module, k",
-            unit=f"% of the energy of {side.upper()} in its first k directions",
+            unit=f"% of the energy of {name} in its first k directions",
             rows=without_shared_beginning([spectrum.module for spectrum in drawn]),
             columns=[str(k) for k in ks],
             cells=[[_cell(spectrum, k) for k in ks] for spectrum in drawn],
@@ -69,12 +71,12 @@ def _share(spectrum: "Spectrum", k: int) -> float:
     return spectrum.explained[-1][1]
 
 
-def _describe(spectra: "Sequence[Spectrum]", side: str) -> str:
+def _describe(spectra: "Sequence[Spectrum]", name: str) -> str:
     if not spectra:
-        return f"No module has a spectrum of {side.upper()}."
+        return f"No module has a spectrum of {name}."
     ranks = sorted(spectrum.effective_rank for spectrum in spectra)
     k90 = sorted(spectrum.k90 for spectrum in spectra)
     return (
-        f"{count(len(spectra), 'module')} of {side.upper()}: effective rank {ranks[0]:.1f} to "
+        f"{count(len(spectra), 'module')} of {name}: effective rank {ranks[0]:.1f} to "
         f"{ranks[-1]:.1f}; 90 % of the energy in {k90[0]} to {k90[-1]} directions."
     )

@@ -50,6 +50,7 @@ _SHEET: Final = f"""
 .share-registry table tbody tr:nth-child(n) {{ background: none; }}
 .share-registry table tbody tr:nth-child(n) > * {{ border-bottom: 1px solid var(--line); }}
 .share-registry table tbody tr:last-child > * {{ border-bottom: 0; }}
+.share-registry table.drawn td {{ vertical-align: middle; }}
 .share-registry .number {{ text-align: right; }}
 """
 
@@ -94,7 +95,8 @@ h1, h2, h3 {{ line-height: 1.25; margin: 2.2rem 0 .6rem; overflow-wrap: anywhere
 h1 {{ font-size: 1.6rem; margin-top: .6rem; }}
 h2 {{ font-size: 1.2rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }}
 h3 {{ font-size: 1rem; margin-top: 1.4rem; }}
-p {{ margin: 0 0 .8rem; max-width: 48rem; }}
+main > section:first-child > h2 {{ margin-top: .4rem; }}
+p {{ margin: 0 0 .8rem; max-width: 48rem; overflow-wrap: anywhere; }}
 a {{ color: var(--accent); text-underline-offset: .15em; }}
 :focus-visible {{ outline: 2px solid var(--accent); outline-offset: 2px; }}
 code, pre, kbd {{ font: .9em/1.5 {_MONO}; }}
@@ -111,6 +113,16 @@ pre {{ background: var(--panel); border: 1px solid var(--line); border-radius: 6
 .facts dt {{ color: var(--muted); }}
 .facts dd {{ margin: 0; overflow-wrap: anywhere; white-space: pre-line; }}
 .scroll {{ overflow-x: auto; max-width: 100%; }}
+.figures {{ display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: 1rem 0; }}
+.figures div {{ display: flex; flex-direction: column-reverse; }}
+.figures dt {{ color: var(--muted); font-size: .87rem; }}
+.figures dd {{ margin: 0; font-size: 1.25rem; font-weight: 600;
+  font-variant-numeric: tabular-nums; }}
+.figures small {{ color: var(--muted); font-size: .85rem; font-weight: 400; }}
+.contents {{ display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0; padding: 0;
+  list-style: none; }}
+.beside {{ display: flex; flex-wrap: wrap; gap: 0 3rem; }}
+.beside > * {{ min-width: 0; max-width: 100%; }}
 figure {{ margin: 0 0 1.4rem; }}
 figcaption {{ color: var(--muted); font-size: .87rem; max-width: 48rem; margin-top: .4rem; }}
 details {{ margin: 0 0 1rem; }}

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from share_registry.values.lints import Lint
     from share_registry.values.removals import ExpireReport, PurgeReport
     from share_registry.values.repairs import RepairReport
+    from share_registry.values.report_page import ReportPage
     from share_registry.values.sync_reports import SyncReport
     from share_registry.values.transfers import TransferReport
     from share_registry.values.uploads import Upload
@@ -1021,6 +1022,26 @@ class Registry:
         from share_registry.registry.checkout.reports import with_modules
 
         return with_modules(self._context, commit, commit.about)
+
+    def report(self, ref: Ref | None = None, *, progress: "Progress | None" = None) -> "ReportPage":
+        """Return a report of a version, or of a space, as one HTML file to be handed on.
+
+        Of a version: its modules, spectra, lineage and history. Of a space: its tasks, aliases,
+        retention and log, and whether the registry is sound. The file asks for nothing and runs
+        nothing. The same state gives the same bytes.
+
+        Args:
+            ref: A task version; None for the whole space.
+
+        Raises:
+            InvalidInputError, NotFoundError, RefusedError: it is no version, or no space is named
+                and there are several.
+            IntegrityError: stored bytes are not what was committed.
+        """
+        from share_registry.registry.review import report
+
+        asked = None if ref is None else reference(ref)
+        return report(self._context, asked, space=self._space)
 
     def resolve(self, ref: Ref) -> ResolvedReference:
         """Return what a reference means now. Raises InvalidInputError, NotFoundError."""

@@ -33,6 +33,8 @@ _FEWEST: Final = 2
 # Of an HTML cell that is one line; a longer one is broken between words
 _MOST_LETTERS: Final = 48
 _LONG: Final = ' class="long"'
+# May be wider than the window: it is reached by the keyboard
+_BOX: Final = '<div class="scroll" role="group" aria-label="table" tabindex="0">'
 _MINUTES: Final = len("2026-11-16 20:38")
 ELLIPSIS: Final = "…"
 
@@ -209,7 +211,7 @@ def as_html(sheet: Sheet) -> str:
     )
     parts = [_paragraph("title", sheet.title)] if sheet.title else []
     parts += [_paragraph("text", paragraph) for paragraph in sheet.text]
-    parts += [f'<div class="scroll"><table><tbody>{facts}</tbody></table></div>'] if facts else []
+    parts += [f"{_BOX}<table><tbody>{facts}</tbody></table></div>"] if facts else []
     parts += [_html_table(table) for table in sheet.tables if table.rows]
     parts += [_paragraph("total", sheet.total)] if sheet.total else []
     parts += [_paragraph("note", note) for note in sheet.notes]
@@ -275,10 +277,7 @@ def _html_table(table: Table) -> str:
         f'<th scope="col"{look}>{name}</th>' for look, name in zip(looks, names, strict=True)
     )
     rows = "".join(f"<tr>{_html_cells(row, looks)}</tr>" for row in table.rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return f"{_BOX}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
 def _html_cells(cells: Sequence[str], looks: Sequence[str]) -> str:

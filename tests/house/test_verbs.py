@@ -38,6 +38,7 @@ OUTPUT = {
     "checkout": {"output", "overwrite"},
     "checkpoint": {"output"},
     "routing_index": {"file"},
+    "report": {"output", "overwrite"},
     "retention": {"plot"},
     "log": {"plot"},
     "show": {"modules"},

@@ -227,6 +227,7 @@ RECEIVERS: Final[Mapping[str, Callable[[World], Any]]] = MappingProxyType(
         "Basis": lambda world: world.space.basis(),
         "Checkpoint": lambda world: world.space.checkpoint(expires="1d"),
         "RoutingIndex": lambda world: world.space.routing_index(),
+        "ReportPage": lambda world: world.space.report("t0"),
         "Retention": lambda world: world.space.retention(),
         "Analysis": lambda world: world.space.analyze(),
         "Similar": lambda world: world.space.similar("t0"),

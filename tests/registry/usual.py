@@ -191,6 +191,11 @@ RIGHT: Final[Mapping[str, Pool]] = {
         "new": lambda world: world.root / world.fresh("head"),
         "saved": lambda world: world.space.checkpoint().save(world.root / "head"),
     },
+    "ReportPage.save.file": {
+        "new": lambda world: world.root / world.fresh("report"),
+        "saved": lambda world: world.space.report("t0").save(world.root / "report.html"),
+        "no report": lambda world: world.adapters / "t1" / "adapter_config.json",
+    },
     "text": {"a checkpoint": lambda world: world.space.checkpoint().text, **_plain("", "0")},
     "keep_days": _plain(0.0, 30, 0.5),
     "keep_last": _plain(0, 1, 5),

@@ -163,6 +163,7 @@ ANSWERS: dict[str, Callable[[sr.Registry, Path], object]] = {
     "export": lambda registry, top: (
         registry.export("t0@prod", top / "out", profile="portable", overwrite=True).digest
     ),
+    "report": lambda registry, _: registry.report("t0@prod").content,
     "retention": lambda registry, _: registry.retention().rows,
     "similar": lambda registry, _: registry.similar("t0").neighbours,
     "changes": lambda registry, _: registry.changes("2020-01-01").tasks,

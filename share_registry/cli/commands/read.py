@@ -313,6 +313,43 @@ def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
     emit(commit, session(), sheet=modules_sheet(commit) if modules else None)
 
 
+@verb("r", doing="reading")
+@click.argument("ref", required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="HTML file to write.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace another report that stands there.")
+def report(registry: "Registry", /, ref: str | None, *, output: Path, overwrite: bool) -> Printed:
+    """Write a report of the version REF, or of the space, as one HTML file to hand on.
+
+    Of a version it has modules, spectra, lineage and history; of a space its tasks, aliases,
+    retention and log, and whether the registry is sound. The file needs no script and no network.
+
+    \b
+    share-registry report cola@prod -o cola.html
+    share-registry -s minilm report -o minilm.html
+    """
+    registry.context.require_apart(output)
+    page = registry.report(ref)
+    path = page.save(output, overwrite=overwrite)
+    size_bytes = len(page.content.encode())
+    return Printed(
+        title=f"{path}: {page.subject} at {page.state}, {size(size_bytes)}",
+        members={
+            "subject": page.subject,
+            "state": page.state,
+            "path": path,
+            "size_bytes": size_bytes,
+        },
+        refs=(str(path),),
+    )
+
+
 @verb("r")
 @click.argument("ref", type=REF)
 def resolve(registry: "Registry", /, ref: str) -> object:

@@ -211,6 +211,24 @@ def similar(
     return Similar(adapter=asked.name, space=where, neighbours=tuple(neighbours[:limit]))
 
 
+@one_thread()
+def version_spectra(context: Context, ref: str) -> tuple[Spectrum, ...]:
+    """Return the spectra of one version alone, as it is stored.
+
+    Of every module, or of some of a very large one, spread evenly.
+
+    Args:
+        context: The registry.
+        ref: The version, with its space.
+
+    Raises:
+        NotFoundError, RefusedError, IntegrityError: it cannot be read.
+    """
+    asked, _ = _read_version(context, ref, None)
+    (pairs,) = align([(asked.layout, asked.pairs)])
+    return tuple(_stacks([weighted(pairs)], ignore_progress)[1])
+
+
 def _analyze(
     adapters: Sequence[FactoredAdapter], budgets: Sequence[float], progress: Progress
 ) -> Analysis:
