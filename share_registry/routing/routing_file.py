@@ -34,7 +34,7 @@ _SPREAD: Final = "spread"
 # Rows of float16 have the length 1 up to the rounding of each number
 _ROUNDED: Final = 1e-2
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
-_HINT: Final = "Make it again with Registry.routing_index(...).save(path)."
+MAKE_ANEW: Final = "Make it again with Registry.routing_index(...).save(path)."
 
 
 def write_table(table: RoutingTable) -> bytes:
@@ -88,7 +88,7 @@ def read_table(content: bytes, *, subject: str) -> RoutingTable:
         _check_version(facts.get("version"), subject)
         return _table_of(facts, {item.key: item for item in file.tensors}, subject)
     except IntegrityError as error:
-        raise error.amended(hint=_HINT) from error
+        raise error.amended(hint=MAKE_ANEW) from error
 
 
 def _check_version(version: object, subject: str) -> None:

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from share_registry import kinds
 from share_registry.algebra.threads import one_thread
-from share_registry.errors import InvalidInputError, ensure
+from share_registry.errors import IntegrityError, InvalidInputError, ensure
 from share_registry.kinds import FilePath, shown, wrong_kind
 from share_registry.look.units import count, size
 from share_registry.outside.files import Outside
@@ -90,7 +90,10 @@ class RoutingIndex(Shown):
             StoreError: the disk refuses.
         """
         place = Path(path)
-        content = Outside().read(place, limit=routing_file.MOST_BYTES)
+        try:
+            content = Outside().read(place, limit=routing_file.MOST_BYTES)
+        except IntegrityError as error:
+            raise error.amended(hint=routing_file.MAKE_ANEW) from error
         return cls(routing_file.read_table(content, subject=str(place)))
 
     @kinds.takes(path=kinds.path)

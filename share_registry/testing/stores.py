@@ -19,6 +19,7 @@ It needs pytest and hypothesis, which nothing else in the package does: install
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 import pytest
@@ -35,11 +36,18 @@ from share_registry.format.canonical import sha256
 from share_registry.format.records import parse_format
 from share_registry.kinds import takes
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.store.protocol import MAX_RECORD_BYTES, Store, check_bytes
+from share_registry.store.protocol import (
+    MAX_RECORD_BYTES,
+    KeptHead,
+    Store,
+    check_bytes,
+    object_name,
+)
 
 # A function that makes an empty store, with an identity of its own, at each call
 NewStore: TypeAlias = Callable[[], Store]
 FIRST: Final = CommitNumber(1)
+SECOND: Final = CommitNumber(2)
 SPACE: Final = SpaceName("base")
 EVIL_NAMES: Final = (
     *("", ".", "..", "../x", "a/b", "/etc", "a\\b", "a\x00b", "a\nb", "A", "é", "-a", ".a", "_a"),
@@ -241,6 +249,80 @@ class StoreConformance:
         store.publish(SPACE, FIRST, b"mine")
         store.publish(SPACE, FIRST, b"theirs")
         assert list(store.strays()) == []
+
+    def test_what_is_missing_is_listed_once_and_sorted(self, store: Store) -> None:
+        there = [put_bytes(store, content) for content in (b"a", b"b")]
+        absent = sorted(sha256(b"%d" % number) for number in range(20))
+        assert store.missing([*absent, *there, *absent]) == absent
+        assert store.missing([]) == []
+
+    def test_reading_ahead_changes_no_answer(self, store: Store) -> None:
+        digest = put_bytes(store, b"ahead")
+        store.read_ahead([digest, sha256(b"absent")])
+        assert store.at_once >= 1
+        assert [store.get(digest) for _ in range(2)] == [b"ahead"] * 2
+        with pytest.raises(NotFoundError):
+            store.get(sha256(b"absent"))
+
+    def test_without_its_caches_it_is_the_same_store(self, store: Store) -> None:
+        digest = put_bytes(store, b"object")
+        store.publish(SPACE, FIRST, b"mine")
+        far = store.uncached()
+        assert (far.identity, far.format_bytes()) == (store.identity, store.format_bytes())
+        assert (far.get(digest), far.record(SPACE, FIRST)) == (b"object", b"mine")
+
+    def test_the_end_of_a_log_is_never_taken_for_another(self, store: Store) -> None:
+        store.publish(SPACE, FIRST, b"first")
+        store.publish(SPACE, SECOND, b"second")
+        ends = {SPACE: KeptHead(number=SECOND, id=sha256(b"second"))}
+        behind = {SPACE: KeptHead(number=FIRST, id=sha256(b"first"))}
+        # a store may say that it cannot tell, but not that something is so that is not
+        assert store.ends_with(ends) in (True, False)
+        assert not store.ends_with(behind)
+        assert not store.ends_with({})
+        assert not store.ends_with({**ends, SpaceName("more"): behind[SPACE]})
+
+    def test_a_head_that_is_kept_is_the_last_that_was_noted(self, store: Store) -> None:
+        assert (store.kept_head(SPACE), store.kept_heads()) == (None, {})
+        heads = [
+            KeptHead(number=CommitNumber(number), id=sha256(b"%d" % number)) for number in (1, 2)
+        ]
+        for head in heads:
+            store.keep_head(SPACE, head)
+            # what is noted may be lost
+            assert store.kept_head(SPACE) in (head, None)
+            assert store.kept_heads() in ({SPACE: head}, {})
+        store.keep_head(SPACE, None)
+        assert (store.kept_head(SPACE), store.kept_heads()) == (None, {})
+
+    def test_a_second_copy_is_of_the_same_bytes_and_goes_with_its_object(
+        self, store: Store
+    ) -> None:
+        digest = put_bytes(store, b"needed by many")
+        assert (store.spare(digest), store.spares()) == (None, [])
+        for _ in range(2):
+            store.keep_spare(b"needed by many", digest)
+        assert store.spare(digest) in (b"needed by many", None)
+        assert store.spares() in ([digest], [])
+        assert store.get_or_spare(digest) == b"needed by many"
+        with pytest.raises(NotFoundError):
+            store.get_or_spare(sha256(b"absent"))
+        with pytest.raises(IntegrityError):
+            store.get_or_spare(digest, limit=3)
+        with suppress(RefusedError):
+            store.remove([digest])
+            assert (store.spare(digest), store.spares()) == (None, [])
+
+    def test_nothing_is_set_aside_that_is_not_there(self, store: Store) -> None:
+        assert not store.has_quarantine()
+        with pytest.raises((NotFoundError, RefusedError)):
+            store.set_aside(object_name(sha256(b"absent")), "1")
+        assert not store.has_quarantine()
+
+    def test_writers_that_ended_leave_no_litter(self, store: Store) -> None:
+        put_bytes(store, b"object")
+        store.publish(SPACE, FIRST, b"mine")
+        assert list(store.litter()) == []
 
     def test_syncing_a_log_changes_nothing(self, store: Store) -> None:
         store.sync_log(SPACE)

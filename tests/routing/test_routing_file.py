@@ -115,6 +115,12 @@ def test_a_later_form_is_named(saved: Path) -> None:
         sr.RoutingIndex.load(saved)
 
 
+def test_a_directory_is_refused_with_what_makes_an_index(tmp_path: Path) -> None:
+    with pytest.raises(sr.IntegrityError, match="not a regular file") as raised:
+        sr.RoutingIndex.load(tmp_path)
+    assert "routing_index" in raised.value.hint
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(sr.NotFoundError, match="nowhere"):
         sr.RoutingIndex.load(tmp_path / "nowhere")
