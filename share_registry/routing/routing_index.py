@@ -93,7 +93,7 @@ class RoutingIndex(Shown):
         try:
             content = Outside().read(place, limit=routing_file.MOST_BYTES)
         except IntegrityError as error:
-            raise error.amended(hint=routing_file.MAKE_ANEW) from error
+            raise IntegrityError(error.message, hint=routing_file.MAKE_ANEW) from error
         return cls(routing_file.read_table(content, subject=str(place)))
 
     @kinds.takes(path=kinds.path)
