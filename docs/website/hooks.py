@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from docs.website import code_pages, markdown
+from share_registry.look.palette import DARK, LIGHT, Theme
 
 ROOT: Final = Path(__file__).parents[2]
 HOME: Final = "README.md"
@@ -49,8 +50,23 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         f"{folder}/README.md": code_pages.folder(ROOT / folder)
         for folder in ("spec/decisions", "spec/reader")
     }
+    pages["assets/palette.css"] = palette_css()
     generated = [_file(path, config, content=content) for path, content in pages.items()]
     return Files([*of_theme, *existing, *generated])
+
+
+def palette_css() -> str:
+    """Return the colours of the project as the variables of Material for MkDocs."""
+    rules = [
+        ("default", LIGHT, {"primary-fg-color": LIGHT.accent, "primary-bg-color": LIGHT.paper}),
+        ("slate", DARK, {"primary-fg-color": DARK.panel, "primary-bg-color": DARK.ink}),
+    ]
+    return "".join(
+        f'[data-md-color-scheme="{scheme}"] {{ '
+        + " ".join(f"--md-{name}: {colour};" for name, colour in (header | _text(theme)).items())
+        + " }\n"
+        for scheme, theme, header in rules
+    )
 
 
 def on_page_markdown(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -72,6 +88,17 @@ def on_post_build(*, config: MkDocsConfig) -> None:
     ]
     if asking:
         raise PluginError("the site asks other hosts:\n" + "\n".join(asking))
+
+
+def _text(theme: Theme) -> dict[str, str]:
+    return {
+        "default-bg-color": theme.paper,
+        "default-fg-color": theme.ink,
+        "default-fg-color--light": theme.muted,
+        "typeset-a-color": theme.accent,
+        "accent-fg-color": theme.good,
+        "code-bg-color": theme.panel,
+    }
 
 
 def _file(path: str, config: MkDocsConfig, *, content: str | None = None) -> File:
