@@ -10,13 +10,13 @@ from typing import Final, Literal
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.portable import portable
-from share_registry.exchange.servers import (
+from share_registry.exchange.targets.servers import (
     TARGETS,
-    ServerOutcome,
     check_target,
     lint,
     notes_by_target,
 )
+from share_registry.exchange.targets.subject import ServerOutcome
 
 Profile = Literal["native", "portable"]
 PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
@@ -85,9 +85,10 @@ def form_of(
         if not obstacles:
             return form
         first = first or obstacles
+    server = TARGETS[target]
     raise RefusedError(
-        f"{adapter.ref or 'the adapter'} is not exported for {TARGETS[target][0]}"
-        f" {TARGETS[target][1]}, which {'; '.join(first)}.",
+        f"{adapter.ref or 'the adapter'} is not exported for {server.title} {server.release},"
+        f" which {'; '.join(first)}.",
         hint=_way_out(adapter, profile, target, base_model),
     )
 

@@ -23,8 +23,8 @@ from share_registry.exchange.base_config import BaseConfig, is_hub_id
 from share_registry.exchange.export_files import CardFacts
 from share_registry.exchange.importers.gguf_lora import TURNED
 from share_registry.exchange.normal_form import normal_form
-from share_registry.exchange.portable import TRAINING_ONLY, portable
-from share_registry.exchange.servers import COPY, EXPERT
+from share_registry.exchange.portable import portable
+from share_registry.exchange.targets.subject import COPY, EXPERT, TRAINING_ONLY
 from share_registry.exchange.tensors import check_no_overflow, pad_rows
 from share_registry.format.layout import Form
 from share_registry.names import first_and_more

@@ -22,8 +22,9 @@ from share_registry.exchange.grown_vocabulary import align, pad_vocabularies
 from share_registry.exchange.key_layouts import rename_modules, renamed_modules
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import source_digest
-from share_registry.exchange.portable import TRAINING_ONLY, name_targets
+from share_registry.exchange.portable import name_targets
 from share_registry.exchange.selection import layout_roles
+from share_registry.exchange.targets.subject import TRAINING_ONLY
 from share_registry.exchange.tensors import DTYPES, TORCH, item_of, pad_rows, tensors_of
 from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Source

@@ -32,7 +32,9 @@ from share_registry.exchange.config import names_in
 from share_registry.exchange.config_checks import is_foreign_library
 from share_registry.exchange.normal_form import marks_of, normal_form, readings_of
 from share_registry.exchange.selection import EXPERTS, endings_of, ends_with, layout_roles
-from share_registry.exchange.servers import EXPERT, SGLANG_FUSED, VLLM_RANKS
+from share_registry.exchange.targets.sglang_rules import SGLANG_FUSED
+from share_registry.exchange.targets.subject import EXPERT, TRAINING_ONLY
+from share_registry.exchange.targets.vllm_rules import VLLM_RANKS
 from share_registry.exchange.tensors import Rows, pad_rows, pairs_of, tensors_of
 from share_registry.format.layout import (
     MAX_MODULES,
@@ -45,8 +47,6 @@ from share_registry.format.layout import (
 )
 from share_registry.names import first_and_more
 
-# Keys of tensors that act in training alone.
-TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
 _KEPT_FIELDS: Final = ("task_type", "auto_mapping", "fan_in_fan_out")
 _UNPORTABLE: Final = (
     "alora_invocation_tokens",

@@ -947,7 +947,8 @@ class Registry:
 
         Args:
             ref: A task version.
-            target: One server: peft, vllm, sglang, lorax, llama.cpp or openvino; None for all.
+            target: One server: peft, vllm, sglang, lorax, llama.cpp, openvino or onnxruntime; None
+                for all.
             profile: Of the export: "native" or "portable".
 
         Raises:

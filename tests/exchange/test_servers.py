@@ -12,7 +12,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import CardFacts, files_of
 from share_registry.exchange.export_form import Profile
 from share_registry.exchange.peft_directory import adapter_of, read_directory
-from share_registry.exchange.servers import lint
+from share_registry.exchange.targets.servers import lint
 from share_registry.outside.files import Outside
 from tests.exchange.zoo import CASES
 
@@ -50,12 +50,15 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "LoRAX, TGI: ignore 4 tensors",
         "llama.cpp: refuses 4 tensors",
         "OpenVINO GenAI: ignores 4 tensors",
+        "ONNX Runtime GenAI: leaves out the magnitudes of DoRA",
     ),
     "lora_bias": (
         "vLLM: refuses lora_bias",
         "SGLang: ignores 4 tensors",
         "LoRAX, TGI: ignore 4",
         "llama.cpp: refuses 4",
+        "OpenVINO GenAI: ignores 4",
+        "ONNX Runtime GenAI: leaves out lora_bias",
     ),
     "bias_all": ("vLLM: refuses bias='all'", "llama.cpp: refuses 18 tensors"),
     "modules_to_save": (
@@ -69,14 +72,23 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "vLLM: refuses trainable_token_indices",
         "vLLM: refuses 1 tensor,",
         "llama.cpp: refuses 1",
+        "OpenVINO GenAI: ignores 1",
+        "ONNX Runtime GenAI: leaves out trainable_token_indices",
     ),
     "alora": (
         "vLLM: refuses alora_invocation_tokens",
         "SGLang: reads activated LoRA as plain LoRA",
         "LoRAX, TGI: read activated LoRA as plain LoRA",
         "OpenVINO GenAI: reads activated LoRA as plain LoRA",
+        "ONNX Runtime GenAI: reads activated LoRA as plain LoRA",
     ),
-    "replicated": ("vLLM: refuses layer_replication",),
+    "replicated": (
+        "vLLM: refuses layer_replication",
+        "SGLang: fails on layer_replication",
+        "OpenVINO GenAI: ignores layer_replication",
+        "ONNX Runtime GenAI: leaves out layer_replication",
+    ),
+    "tied": ("ONNX Runtime GenAI: fails on factors of lm_head", "OpenVINO GenAI: ignores 4"),
     "gpt2": (
         "SGLang: drops factor pairs outside layers.N",
         "llama.cpp: reads Conv1D modules (fan_in_fan_out) transposed",
@@ -85,6 +97,8 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "vLLM: refuses embedding factors but for some models",
         "LoRAX, TGI: do not find embedding factors",
         "llama.cpp: does not serve embedding factors of models with tied embeddings",
+        "OpenVINO GenAI: leaves out embedding factors",
+        "ONNX Runtime GenAI: leaves out embedding factors",
     ),
     "convolution": ("servers of language models: take no convolutions",),
     "experts": (
@@ -92,6 +106,8 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "SGLang: refuses q_proj without v_proj",
         "SGLang: the first request for it ends the server: fused experts",
         "llama.cpp: its converter fails on fused experts",
+        "OpenVINO GenAI: fails on fused experts",
+        "ONNX Runtime GenAI: leaves out the experts",
     ),
     "velora": ("vLLM: refuses velora_config", "vLLM: refuses 4 tensors"),
     "monteclora": ("vLLM: refuses monteclora_config", "vLLM: refuses 16 tensors"),
@@ -261,6 +277,12 @@ def test_what_vllm_does_with_fused_experts_depends_on_the_base_model(
     assert note.startswith(expected)
 
 
+LEFT_OUT = (
+    "OpenVINO GenAI: leaves out experts that have a pair each without a word.",
+    "ONNX Runtime GenAI: leaves out the experts without a word.",
+)
+
+
 def experts(*names: str, **config: Any) -> Adapter:
     """Return an adapter of experts with pairs of their own, of scale 1."""
     owners = [f"layers.0.mlp.experts.{number}" for number in range(2)]
@@ -273,9 +295,13 @@ def test_experts_that_lack_gate_up_or_down_are_named() -> None:
         "PEFT: with transformers 5, refuses experts that lack one of gate and up.",
         "vLLM: fails on experts that lack one of gate, up and down.",
         "llama.cpp: its converter fails on experts that lack one of gate, up and down.",
+        *LEFT_OUT,
     )
-    assert lint(experts("gate_proj", "up_proj", "down_proj")) == ()
-    assert lint(experts("w1", "w2", "w3")) == ("SGLang: refuses target_modules w1, w2, w3.",)
+    assert lint(experts("gate_proj", "up_proj", "down_proj")) == LEFT_OUT
+    assert lint(experts("w1", "w2", "w3")) == (
+        "SGLang: refuses target_modules w1, w2, w3.",
+        *LEFT_OUT,
+    )
 
 
 def test_peft_leaves_out_the_experts_of_one_family() -> None:

@@ -1,7 +1,7 @@
 """What the lint says of PEFT and transformers is what they do with the same files.
 
-The other servers' own code runs in `tests/serving/check_vllm.py` and `check_llama_cpp.py`, with
-wheels that are too large to install for every run.
+Those servers whose wheels are too large to install for every run have scripts of their own:
+`tests/serving/check_*_verdicts.py` and `check_llama_cpp.py`.
 """
 
 import warnings
@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from share_registry.exchange.peft_directory import read_directory
-from share_registry.exchange.servers import ServerOutcome, notes_by_target
+from share_registry.exchange.targets.servers import notes_by_target
+from share_registry.exchange.targets.subject import ServerOutcome
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.exchange.servers import TARGETS
+from share_registry.exchange.targets.servers import TARGETS
 from tests.cli.conftest import Runner
 from tests.registry.planted import write_planted
 

@@ -506,7 +506,7 @@ def routing_index(
 @click.option(
     "--target",
     metavar="SERVER",
-    help="peft, vllm, sglang, lorax, llama.cpp or openvino.  [default: all]",
+    help="peft, vllm, sglang, lorax, llama.cpp, openvino or onnxruntime.  [default: all]",
 )
 @click.option(
     "--profile",

@@ -20,7 +20,7 @@ from share_registry.exchange.config import CONFIG_FILE, PREFIX
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.peft_directory import PEFT_METADATA, adapter_of
 from share_registry.exchange.selection import module_scales
-from share_registry.exchange.servers import EXPERT
+from share_registry.exchange.targets.subject import EXPERT
 from share_registry.format.records import Source
 from share_registry.names import first_and_more
 

@@ -7,12 +7,12 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_form import check_profile
 from share_registry.exchange.gguf_adapter import TARGET as LLAMA_CPP
 from share_registry.exchange.portable import portable
-from share_registry.exchange.servers import (
+from share_registry.exchange.targets.servers import (
     TARGETS,
-    ServerOutcome,
     check_target,
     notes_by_target,
 )
+from share_registry.exchange.targets.subject import ServerOutcome
 from share_registry.registry.checkout.checkout import (
     base_label,
     checkout,
@@ -56,7 +56,7 @@ def lint_version(
     return Lint(
         ref=row.ref,
         profile=profile,
-        releases={name: TARGETS[name][1] for name in targets},
+        releases={name: TARGETS[name].release for name in targets},
         verdicts=tuple(verdicts),
     )
 

@@ -29,8 +29,8 @@ from share_registry.exchange.export_files import (
 )
 from share_registry.exchange.export_form import check_profile, form_of
 from share_registry.exchange.gguf_adapter import GGUF_FILE, TARGET, gguf_adapter
-from share_registry.exchange.servers import check_target
 from share_registry.exchange.signatures import Signer, place_signature, signature_place
+from share_registry.exchange.targets.servers import check_target
 from share_registry.format.canonical import sha256
 from share_registry.format.records import TaskNote
 from share_registry.kinds import FilePath
