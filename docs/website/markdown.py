@@ -1,9 +1,9 @@
 """Turns the Markdown of the repository, which Git hosts show, into that of the site's renderer.
 
-They differ in three things. What belongs to an item of a list stands four columns in, where
-CommonMark has it below the item's text. A link to a folder shows the folder's README on a Git host.
-And the comments that say what a block prints (tests/house/blocks.py) become a class, so that output
-looks like output.
+They differ in four things. What belongs to an item of a list stands four columns in, where
+CommonMark has it below the item's text. A table needs a blank line before it. A link to a folder
+leads to its README. And the comments that say what a block prints (tests/house/blocks.py) become a
+class, so that output looks like output.
 """
 
 import re
@@ -15,6 +15,7 @@ _FENCE: Final = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+)")
 _ITEM: Final = re.compile(r"^(?P<indent> *)(?P<marker>(?:[-*+]|\d+[.)]) +)(?=\S)")
 _LINK: Final = re.compile(r"(?<=\]\()(?P<target>[^)#:\s]+/)(?=\))")
 _PRINTS: Final = re.compile(r"^<!-- prints -->\n+```text$", re.MULTILINE)
+_TABLE: Final = re.compile(r"(?<=\n)(?P<line>(?!\|)[^\n]+\n)(?=\|[^\n]*\n\| ?:?-)")
 _COLUMNS: Final = 4
 
 
@@ -32,7 +33,8 @@ def adapt(page: str, *, path: str, pages: Container[str]) -> str:
         is_page = normpath(join(dirname(path), target, "README.md")) in pages
         return f"{target}README.md" if is_page else target
 
-    return "\n".join(_indent(_PRINTS.sub("``` { .text .output }", _LINK.sub(readme, page))))
+    page = _TABLE.sub(r"\g<line>\n", _LINK.sub(readme, page))
+    return "\n".join(_indent(_PRINTS.sub("``` { .text .output }", page)))
 
 
 def _indent(page: str) -> Iterator[str]:

@@ -113,6 +113,7 @@ def test_a_planted_request_to_another_host_is_seen(planted: str, asks: bool) -> 
             "1. a\n\n    ```python\n    if x:\n        - y\n    ```\n\nb",
         ),
         ("see [x](reader/) and [y](other/)", "see [x](reader/README.md) and [y](other/)"),
+        ("text\nof two lines\n| a |\n| - |", "text\nof two lines\n\n| a |\n| - |"),
         ("- a\nlazy\n\n- b", "- a\n    lazy\n\n- b"),
         ("```text\n- a\n  - b\n```", "```text\n- a\n  - b\n```"),
         ("<!-- prints -->\n```text\n1\n```", "``` { .text .output }\n1\n```"),
