@@ -169,7 +169,7 @@ def _print(
     print(
         f"\n{len(reference.tasks)} inputs to standardise by, {len(judged.tasks)} judged\n\n"
         "| index | kB | top-1 | top-3 | sent to unlike tasks | standardised: top-1 | top-3 | sent to unlike tasks |\n"
-        + "| --- " * 7
+        + "| --- " * 8
         + "|"
     )
     for variant in variants:

@@ -88,7 +88,7 @@ def _references() -> Iterator[tuple[str, Iterable[str]]]:
     yield "commands", _commands()
     yield "registry", _api("Registry", _VERBS, [registry])
     yield "package", _api("Functions and classes", _PACKAGE, package, with_constructors=True)
-    yield "values", _api("Returned values", _VALUES, values)
+    yield "values", _api("Returned values", _VALUES, values, with_constructors=True)
     yield "training", _api("Training and clusters", _EXTRAS, _TRAINING, with_constructors=True)
     yield "stores", _api("Stores", _OWN_STORES, _STORES)
     yield "errors", _api("Errors", _ERRORS, errors)
