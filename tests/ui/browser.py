@@ -79,7 +79,7 @@ class Watched:
         self.page.on("console", self._note_console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", self._note_dialog)
-        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        self.page.on("requestfailed", self._note_failure)
         self.page.on("request", self._note_request)
 
     def close(self) -> None:
@@ -119,6 +119,11 @@ class Watched:
     def _note_console(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)
+
+    def _note_failure(self, request: Any) -> None:
+        # one that a click somewhere else has ended is none
+        if "ERR_ABORTED" not in str(request.failure):
+            self.complaints.append(f"{request.url}: {request.failure}")
 
     def _note_dialog(self, dialog: Any) -> None:
         self.complaints.append(dialog.message)
