@@ -191,6 +191,13 @@ def source_digest(
     return sha256(dump(parts))
 
 
+def digest_without_files(adapter: Adapter) -> Digest:
+    """Return the identity that an adapter would have without its other files."""
+    metadata = [(entry.name, entry.value) for entry in adapter.layout.metadata]
+    items = [item_of(spec.key, adapter.tensors[spec.key]) for spec in adapter.layout.tensors]
+    return source_digest(adapter.config_bytes, metadata, items, {})
+
+
 def _digests(items: Sequence[Item]) -> list[Digest]:
     """Return the digests of tensors, by several threads where there is much to hash."""
 

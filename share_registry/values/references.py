@@ -54,7 +54,8 @@ class Identity(Listed):
     """A version that an adapter is.
 
     Attributes:
-        form: "as committed", "as exported", or "its tensors, another config".
+        form: "as committed", "as exported", "without its other files" (committed from memory, say),
+            or "its tensors, another config".
         live: Whether its task is live.
         removed: The commit that expired or purged it; None where it is there.
     """

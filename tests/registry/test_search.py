@@ -1,5 +1,6 @@
 """Tasks, versions and commits are found by what was measured of them, and adapters by content."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_a_directory_is_identified_as_committed_and_as_exported(
     assert (identity.ref, identity.form) == ("tiny-model/cola@v2", "as exported")
     with pytest.raises(sr.NotFoundError, match="no version is the adapter at"):
         registry.identify(write_adapter(root / "stranger", seed=99))
+
+
+def test_a_checkpoint_is_the_version_that_was_committed_from_memory(
+    root: Path, registry: sr.Registry
+) -> None:
+    checkpoint = shutil.copytree(root / "cola-2", root / "checkpoint-20")
+    (checkpoint / "trainer_state.json").write_text("{}")
+    (identity,) = registry.identify(checkpoint)
+    assert (identity.ref, identity.form) == ("tiny-model/cola@v2", "without its other files")
+    registry.commit(checkpoint, task="whole")
+    (identity,) = registry.identify(checkpoint)
+    assert (identity.ref, identity.form) == ("tiny-model/whole@v1", "as committed")
 
 
 @pytest.mark.parametrize("attached", [False, True], ids=["", "with a file"])

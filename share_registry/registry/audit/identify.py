@@ -1,14 +1,17 @@
 """Which versions an adapter is: as it was committed, or as it was checked out or exported."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.lookups import versions_of_content
 from share_registry.catalog.queries.resolution import spaces_in_scope
 from share_registry.errors import NotFoundError, ensure
 from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.exchange.load import load
+from share_registry.exchange.peft_directory import digest_without_files
 from share_registry.exchange.places import with_format
 from share_registry.format.canonical import sha256
+from share_registry.names import Digest
 from share_registry.registry.context import Context
 from share_registry.values.references import Identity
 from share_registry.values.task_version import TaskVersion
@@ -27,13 +30,15 @@ def identify(
     _, adapter, _ = load(source, task="asked", adapter_name=None, outside=context.outside)
     tensors = digest_of_tensors(adapter)
     config = sha256(adapter.config_bytes)
+    sources = {adapter.source_digest: "as committed"}
     with context.reading() as session:
-        rows = lookups.versions_of_content(
-            session,
-            spaces_in_scope(session, space),
-            source=adapter.source_digest,
-            tensors=tensors,
-        )
+        spaces = spaces_in_scope(session, space)
+        rows = versions_of_content(session, spaces, source=adapter.source_digest, tensors=tensors)
+        if not rows and adapter.attachments:
+            # such as a checkpoint of a training whose steps were committed from memory
+            bare = digest_without_files(adapter)
+            sources[bare] = "without its other files"
+            rows = versions_of_content(session, spaces, source=bare, tensors=tensors)
     ensure(
         rows,
         NotFoundError(
@@ -42,13 +47,12 @@ def identify(
             " version.",
         ),
     )
-    return [_identity(row, source=adapter.source_digest, config=config) for row in rows]
+    return [_identity(row, sources=sources, config=config) for row in rows]
 
 
-def _identity(row: TaskVersion, *, source: str, config: str) -> Identity:
-    form = "as committed" if row.source_digest == source else "as exported"
-    if row.source_digest != source and row.config_digest != config:
-        form = "its tensors, another config"
+def _identity(row: TaskVersion, *, sources: Mapping[Digest, str], config: str) -> Identity:
+    exported = "as exported" if row.config_digest == config else "its tensors, another config"
+    form = sources.get(row.source_digest, exported)
     return Identity(
         ref=row.ref,
         space=row.space,
