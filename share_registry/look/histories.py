@@ -2,12 +2,15 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from share_registry.values.commits import Commit, Log
+
+# Of an alias: the commit, and the version that it stands for from then on; None: it was removed
+Move = tuple[int, int | None]
 
 _MOVED: Final = re.compile(r"(?P<task>[^@]+)@(?P<alias>.+) is (?:v(?P<version>\d+)|removed)")
 _GONE: Final = re.compile(r"(?:dropped|purged) (?P<task>\S+)")
@@ -20,15 +23,13 @@ class TaskHistory:
 
     Attributes:
         versions: Commit number -> the version that it made.
-        moves: Alias -> (commit number, version that it stands for from then on; None: removed).
+        moves: Alias -> its moves.
         ends: Numbers of commits that dropped or purged the task.
         commits: Commit number -> commit, of all of these.
     """
 
     versions: dict[int, int] = field(default_factory=dict)
-    moves: dict[str, list[tuple[int, int | None]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    moves: dict[str, list[Move]] = field(default_factory=lambda: defaultdict(list))
     ends: list[int] = field(default_factory=list)
     commits: "dict[int, Commit]" = field(default_factory=dict)
 
@@ -57,6 +58,26 @@ def histories(log: "Log") -> dict[tuple[str, str], TaskHistory]:
             history.ends.append(commit.number)
             history.commits[commit.number] = commit
     return by_task
+
+
+def stands(moves: Sequence[Move]) -> Iterator[tuple[int, int, int | None]]:
+    """Yield what an alias stood for: the version, from which commit on, up to which (None: now)."""
+    ends = [number for number, _ in moves[1:]]
+    for (number, version), end in zip(moves, [*ends, None], strict=True):
+        if version is not None:
+            yield version, number, end
+
+
+def lives(history: TaskHistory) -> Iterator[tuple[int, int | None]]:
+    """Yield from which commit on a task was there, and up to which (None: now)."""
+    waiting = [*history.versions]
+    for end in history.ends:
+        before = [number for number in waiting if number < end]
+        if before:
+            yield before[0], end
+        waiting = waiting[len(before) :]
+    if waiting:
+        yield waiting[0], None
 
 
 def _new_versions(commit: "Commit") -> Iterator[tuple[str, int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from share_registry.escapes import one_line
-from share_registry.look.histories import TaskHistory, histories
+from share_registry.look.histories import Move, TaskHistory, histories, lives, stands
 from share_registry.look.palette import SERIES
 from share_registry.look.svg import (
     Link,
@@ -97,9 +97,9 @@ def _points(history: TaskHistory, ruler: _Ruler, task: str, link: Link | None) -
     """Yield the line of the versions, broken where the task was dropped, and its points."""
     y = _middle(0)
     numbers = [number for number in history.versions if number in ruler.numbers]
-    for first, last in _lives(numbers, history.ends):
+    for first, last in lives(history):
         end = ruler.right if last is None else ruler.x(last)
-        yield path("axis", "M", ruler.x(first), y, "H", end)
+        yield path("axis", "M", max(ruler.x(first), ruler.left), y, "H", max(end, ruler.left))
     for number in history.ends:
         if number in ruler.numbers:
             x = ruler.x(number)
@@ -125,26 +125,11 @@ def _is_refit(history: TaskHistory, number: int) -> bool:
     return history.commits[number].kind == "refit"
 
 
-def _lives(numbers: Sequence[int], ends: Sequence[int]) -> Iterator[tuple[int, int | None]]:
-    """Yield from which commit to which the task was there; None for until now."""
-    waiting = [*numbers]
-    for end in ends:
-        before = [number for number in waiting if number < end]
-        if before:
-            yield before[0], end
-        waiting = waiting[len(before) :]
-    if waiting:
-        yield waiting[0], None
-
-
-def _bars(
-    moves: Sequence[tuple[int, int | None]], ruler: _Ruler, *, alias: str, lane: int
-) -> Iterator[str]:
+def _bars(moves: Sequence[Move], ruler: _Ruler, *, alias: str, lane: int) -> Iterator[str]:
     """Yield a bar for every span of commits in which an alias stood for one version."""
     y = _middle(lane)
-    nexts = [number for number, _ in moves[1:]]
-    for (number, version), after in zip(moves, [*nexts, None], strict=True):
-        if version is None or (after is not None and after < ruler.numbers[0]):
+    for version, number, after in stands(moves):
+        if after is not None and after < ruler.numbers[0]:
             continue
         left = max(ruler.x(number), ruler.left)
         right = ruler.right if after is None else ruler.x(after)
@@ -200,12 +185,12 @@ def _describe(history: TaskHistory) -> str:
 
 
 def _newest(
-    moves: Mapping[str, Sequence[tuple[int, int | None]]],
-) -> dict[str, Sequence[tuple[int, int | None]]]:
+    moves: Mapping[str, Sequence[Move]],
+) -> dict[str, Sequence[Move]]:
     return {alias: moves[alias][-_MOST_NAMED:] for alias in [*moves][:_MOST_NAMED]}
 
 
-def _spoken(moves: Sequence[tuple[int, int | None]]) -> str:
+def _spoken(moves: Sequence[Move]) -> str:
     return ", ".join(
         f"removed in c{number}" if version is None else f"v{version} from c{number} on"
         for number, version in moves

@@ -17,8 +17,9 @@ from share_registry.look.units import (
     typed_percent,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, first_and_more
-from share_registry.values import plots
+from share_registry.values.history_plot import plot_log
 from share_registry.values.log_graph import GraphNode, draw
+from share_registry.values.module_plot import plot_modules
 from share_registry.values.sheet import (
     NOTHING,
     Sheet,
@@ -86,6 +87,7 @@ class AdapterReport(Shown):
     """
 
     derived = ("worst_module",)
+    plot = plot_modules
     error: float
     budget: float | None
     bytes_added: int
@@ -291,7 +293,7 @@ class Log(Shown):
     commits: tuple[Commit, ...]
     graph: bool = False
 
-    plot = plots.plot_log
+    plot = plot_log
     __repr__ = Shown.__str__
 
     def __iter__(self) -> Iterator[Commit]:

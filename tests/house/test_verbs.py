@@ -41,7 +41,7 @@ OUTPUT = {
     "report": {"output", "overwrite"},
     "retention": {"plot"},
     "log": {"plot"},
-    "show": {"modules"},
+    "show": {"modules", "plot"},
     "analyze": {"plot"},
 }
 """A program gets the adapter in memory and a figure, a command line a directory and a file.

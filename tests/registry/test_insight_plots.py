@@ -21,6 +21,7 @@ from share_registry.values.analyses import (
 )
 from share_registry.values.commits import Commit, Log
 from share_registry.values.sheet import as_text
+from tests.look import samples
 from tests.registry.families import independent, one_start
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -118,7 +119,7 @@ def test_errors_under_a_budget_are_said_to_be_alike_and_never_look_like_it() -> 
 
 
 def test_bounds_are_marked_as_such() -> None:
-    assert forgetting(6).plot().axes[0].get_xlabel().endswith("(hatched: upper bound)")
+    assert forgetting(6).plot().axes[0].get_xlabel().endswith("(corner: upper bound)")
     assert len(forgetting(6).plot().axes[0].patches) == 6
     assert not forgetting(2).plot().axes[0].patches
 
@@ -209,6 +210,45 @@ def test_a_log_of_several_spaces_has_panels_and_an_axis_for_each() -> None:
         [2],
     ]
     assert axes[0].get_xlim() == axes[1].get_xlim() != axes[2].get_xlim() == axes[3].get_xlim()
+
+
+def test_a_log_has_a_lane_for_versions_and_one_for_each_alias() -> None:
+    axes = samples.history().plot().axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["versions", "prod"]
+    # v1 from c3 to c5, v2 from c5 to c6
+    bars = [bar.get_path().get_extents(bar.get_transform()) for bar in axes.patches]
+    spans = [axes.transData.inverted().transform_bbox(bar).intervalx for bar in bars]
+    assert np.round(spans, 6).tolist() == [[3, 5], [5, 6]]
+    assert np.ravel(axes.lines[0].get_xdata()).tolist() == [2, 4, 8]
+    assert [text.get_text() for text in axes.texts] == ["v1", "v2", "v3", "v1", "v2"]
+    assert axes.get_legend() is None
+
+
+def test_of_versions_side_by_side_only_some_are_named() -> None:
+    commits = [samples.commit(number, "absorb", version=number - 1) for number in range(2, 302)]
+    axes = Log(commits=tuple(reversed(commits))).plot().axes[0]
+    assert np.size(axes.lines[0].get_xdata()) == 300
+    assert 10 < len(axes.texts) < 40
+
+
+def test_a_report_is_drawn_by_layer_and_projection_and_cut_as_in_tables() -> None:
+    modules = {f"layers.{layer}.{name}": 0.02799 for layer in (0, 10, 2) for name in ("q", "v")}
+    bits, errors, *_ = samples.report(modules).plot().axes
+    assert [label.get_text() for label in bits.get_yticklabels()] == ["0", "2", "10"]
+    assert [label.get_text() for label in errors.get_xticklabels()] == ["q", "v"]
+    assert {text.get_text() for text in errors.texts} == {"2.79"}
+    assert {text.get_text() for text in bits.texts} == {"3.00"}
+    with pytest.raises(sr.NotFoundError, match="no modules"):
+        samples.report({}).plot()
+
+
+def test_a_legend_stands_outside_of_the_data(analysis: Analysis) -> None:
+    figure = analysis.plot_budget()
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0
 
 
 @pytest.mark.parametrize("draw", ["plot", "plot_spectra", "plot_budget"])

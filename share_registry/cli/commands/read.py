@@ -24,7 +24,13 @@ from share_registry.cli.verb import (
     target_options,
     verb,
 )
-from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
+from share_registry.errors import (
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ShareRegistryError,
+    ensure,
+)
 from share_registry.look.units import count, percent, size
 from share_registry.values.commits import Log, modules_sheet
 from share_registry.values.sheet import with_note
@@ -300,7 +306,13 @@ def audit(registry: "Registry", /, **options: Any) -> object:
 @verb("r")
 @click.argument("ref", type=REF)
 @click.option("--modules", is_flag=True, help="Also list its modules.")
-def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also draw bits and errors of its modules, as PNG, SVG or PDF.",
+)
+def show(registry: "Registry", /, ref: str, *, modules: bool, plot: Path | None) -> None:
     """Show the version REF with its report, or a whole commit.
 
     Of a version, its aliases, labels and metrics of now.
@@ -310,6 +322,13 @@ def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
     share-registry show @c12
     """
     commit = registry.show(ref)
+    if plot is not None:
+        if commit.report is None:
+            raise NotFoundError(
+                f"{commit.ref} has no report of one adapter to draw.",
+                hint="Name a version that a commit made, such as cola@v3.",
+            )
+        commit.report.plot(plot)
     emit(commit, session(), sheet=modules_sheet(commit) if modules else None)
 
 
