@@ -68,7 +68,6 @@ def main() -> None:
     )
     table = _table(rows)
     print(table)
-    _plot(rows, options.out / "budget.svg")
 
 
 def corpus_module(path: Path) -> ModuleType:
@@ -156,34 +155,6 @@ def _summary(rows: list[Row]) -> tuple[float, float, float, float]:
         pooled,
         max(row.flips / row.rows for row in rows),
     )
-
-
-def _plot(rows: list[Row], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "share_registry"
-    from matplotlib import pyplot
-
-    budgets = sorted({row.budget for row in rows})
-    summaries = [_summary([row for row in rows if row.budget == budget]) for budget in budgets]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    left.semilogx(budgets, [mean for mean, *_ in summaries], "o-", label="mean")
-    left.semilogx(budgets, [worst for _, worst, *_ in summaries], "v:", label="worst adapter")
-    left.axhspan(-MEAN_POINTS, MEAN_POINTS, color="0.9", label="rule for the mean")
-    left.set(xlabel="error budget (relative, of scaled dW)", ylabel="accuracy change, points")
-    right.loglog(
-        budgets, [max(100 * pooled, 0.005) for *_, pooled, _ in summaries], "o-", label="pooled"
-    )
-    right.loglog(
-        budgets, [max(100 * most, 0.005) for *_, most in summaries], "v:", label="worst adapter"
-    )
-    right.axhline(100 * POOLED_FLIPS, color="C0", linewidth=0.8, linestyle="--")
-    right.axhline(100 * WORST_FLIPS, color="C1", linewidth=0.8, linestyle="--")
-    right.set(xlabel="error budget (relative, of scaled dW)", ylabel="predictions flipped, %")
-    for axes in (left, right):
-        axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

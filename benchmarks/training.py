@@ -47,13 +47,10 @@ LORA_RATE: Final = 2e-3
 RATE: Final = 2e-2
 DIRECTION_RATE: Final = 2e-3
 SEEDS: Final = (0, 1, 2)
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 Row = dict[str, Any]
 """One run: its setting, task and seed, and what came of it."""
-Point = tuple[str, int, int, int, int, float]
-"""Kind, k, p, phi, trained parameters, accuracy in points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,8 +311,8 @@ def _batches(ids: list[list[int]], generator: torch.Generator) -> Iterator[list[
 
 
 def show(rows: Sequence[Row], folder: Path) -> None:
-    """Write the tables, and the plot of accuracy over trained parameters."""
-    points, main = _table([row for row in rows if row["without"] in ("", " ".join(HELD_OUT))])
+    """Write the tables; `make picture` draws accuracy over trained parameters from them."""
+    main = _table([row for row in rows if row["without"] in ("", " ".join(HELD_OUT))])
     lines = [
         "# Training in the subspace of other tasks",
         "",
@@ -346,7 +343,7 @@ def show(rows: Sequence[Row], folder: Path) -> None:
             "made. Of all tasks see below."
         ),
         "",
-        "![accuracy over trained parameters](training.svg)",
+        "![accuracy over trained parameters](pictures/training.svg)",
         "",
         "## Every task",
         "",
@@ -373,12 +370,11 @@ def show(rows: Sequence[Row], folder: Path) -> None:
         ),
     ]
     (folder / "training.md").write_text("\n".join(lines) + "\n")
-    _plot(points, folder / "training.svg")
     print("\n".join(lines))
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[Point], list[str]]:
-    """Return what was measured on the three tasks: as points of the plot, and as a table."""
+def _table(rows: Sequence[Row]) -> list[str]:
+    """Return what was measured on the three tasks, as a table."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row["task"] in HELD_OUT:
@@ -393,7 +389,6 @@ def _table(rows: Sequence[Row]) -> tuple[list[Point], list[str]]:
             "--- | --- |"
         ),
     ]
-    points: list[Point] = []
     for (kind, k, p, phi), runs in groups.items():
         seeds = {row["seed"] for row in runs}
         mean, lora = (
@@ -407,8 +402,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[Point], list[str]]:
             f"| {kind} | {k or '-'} | {p or 8} | {phi or '-'} | {count:,} | {share} | {cells} | "
             f"{_mean(mean) - _mean(lora):+.1f} | {len(seeds)} |"
         )
-        points.append((kind, k, p, phi, count, _mean(mean)))
-    return points, lines
+    return lines
 
 
 def _all_tasks(rows: Sequence[Row]) -> list[str]:
@@ -441,76 +435,6 @@ def _means(rows: Sequence[Row]) -> list[float]:
     return [
         _mean([100 * row["accuracy"] for row in rows if row["task"] == task]) for task in HELD_OUT
     ]
-
-
-def _plot(points: Sequence[Point], path: Path) -> None:
-    """Draw accuracy over trained parameters, and over k beside a random basis of the same size."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "training"
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4.4), sharey=True, layout="constrained", width_ratios=(3, 2)
-    )
-    drawn = [point for point in points if point[0] != "random"]
-    for kind, marker, color in (("shared", "o", BLUE), ("lora", "s", GREEN)):
-        chosen = [point for point in drawn if point[0] == kind]
-        left.scatter(
-            [point[4] for point in chosen],
-            [point[5] for point in chosen],
-            marker=marker,
-            color=color,
-            label=kind,
-        )
-    for kind, k, p, phi, count, mean in drawn:
-        same = sorted(point[5] for point in drawn if point[4] == count)
-        label = "r = 8" if kind == "lora" else f"k {k}, p {p}" + (f", phi {phi}" if phi else "")
-        side = -1 if count > 20_000 else 1
-        offset = 11.0 * (same.index(mean) - (len(same) - 1) / 2) - 3
-        left.annotate(
-            label,
-            (count, mean),
-            textcoords="offset points",
-            xytext=(7 * side, offset),
-            ha="left" if side > 0 else "right",
-            fontsize=8,
-        )
-    left.set(
-        xscale="log",
-        xlabel="trained parameters",
-        ylabel="accuracy, mean over tasks (%)",
-        xlim=(1_100, 110_000),
-    )
-    left.xaxis.set_major_locator(FixedLocator([1_500, 3_000, 6_000, 12_000, 24_000, 74_000]))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    left.xaxis.set_minor_locator(NullLocator())
-    kept = {(point[1], point[2]) for point in points if point[0] == "random"}
-    for kind, marker, color in (("shared", "o-", BLUE), ("random", "x--", ORANGE)):
-        line = sorted(
-            (point[1], point[5], point[2])
-            for point in points
-            if point[0] == kind and (point[1], point[2]) in kept and not point[3]
-        )
-        right.plot(
-            [k for k, _, _ in line],
-            [mean for _, mean, _ in line],
-            marker,
-            color=color,
-            label=f"{kind} basis",
-        )
-    right.set(xscale="log", xlabel="k of the basis")
-    right.xaxis.set_major_locator(FixedLocator(sorted({k for k, _ in kept})))
-    right.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"k {value:.0f}, p {dict(kept).get(round(value), 0)}")
-    )
-    right.xaxis.set_minor_locator(NullLocator())
-    for axes in (left, right):
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _mean(values: list[float]) -> float:

@@ -17,4 +17,6 @@ PICTURES: Final[Mapping[str, Callable[[], str]]] = {
     "peers.svg": peers.draw_peers,
     "accuracy.svg": peers.draw_accuracy,
     "lossless.svg": peers.draw_lossless,
+    "errors.svg": peers.draw_errors,
+    "training.svg": peers.draw_training,
 }

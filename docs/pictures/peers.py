@@ -1,24 +1,20 @@
-"""The plots of `docs/results.md`: figures of `benchmarks/RESULTS.md`, read from its tables."""
+"""The plots of `docs/results.md`: figures of measurements, read from the tables of their pages."""
 
-from collections.abc import Iterable, Sequence
-from math import log10
 from pathlib import Path
 from typing import Final
 
 from docs.pictures.drawing import MARGIN, box, dot, path, svg, text
+from docs.pictures.panel import Panel, Point, legend
 
-RESULTS: Final = Path(__file__).parents[2] / "benchmarks" / "RESULTS.md"
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "benchmarks" / "RESULTS.md"
 _WIDTH: Final = 880
 _OURS: Final = "share_registry"
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 600, 84, 356
-
-Point = tuple[float, float]
-"""A relative error, and kB."""
 
 
-def table(heading: str, first: str) -> list[dict[str, str]]:
+def table(heading: str, first: str, *, page: Path = RESULTS) -> list[dict[str, str]]:
     """Return the rows of the table below a heading whose first column is named so."""
-    section = RESULTS.read_text(encoding="utf-8").partition(f"{heading}\n")[2].partition("\n#")[0]
+    section = page.read_text(encoding="utf-8").partition(f"{heading}\n")[2].partition("\n#")[0]
     rows = section.partition(f"| {first} |")[2]
     lines = f"| {first} |{rows}".partition("\n\n")[0].splitlines()
     names, _, *cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
@@ -68,14 +64,29 @@ def draw_peers() -> str:
         curves[f"{_OURS}, one by one"].append((error, float(row["share_registry, one by one, kB"])))
         form = row["setting"].partition(", ")[2]
         curves.setdefault(f"{row['peer']}, {form}", []).append((error, float(row["kB"])))
+    panel = Panel(
+        left=84,
+        right=600,
+        top=84,
+        bottom=356,
+        x=(0.001, 0.4),
+        y=(100, 25_000),
+        log_x=True,
+        log_y=True,
+    )
     parts = [
         text(MARGIN, 36, "28 real adapters: bytes at equal error", "title"),
         text(MARGIN, 58, "kB of the whole collection; 8,348 kB as given", "quiet"),
-        *_axes((0.001, 0.01, 0.1), (100, 1000, 10000), "relative error of dW"),
-        *_level(8348, "as given"),
+        *panel.axes(
+            {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %"},
+            {100: "100", 1000: "1,000", 10000: "10,000"},
+            "relative error of dW",
+        ),
+        *panel.level(8348, "as given"),
+        *legend(panel.right + 16, 176, curves),
     ]
-    for number, (name, points) in enumerate(curves.items()):
-        parts += _curve(name, sorted(set(points)), number)
+    for number, points in enumerate(curves.values()):
+        parts += panel.line(sorted(set(points)), number)
     return svg(
         _WIDTH, 410, "Kilobytes over error for share_registry, vlora-dev and lorashare.", parts
     )
@@ -136,35 +147,62 @@ def draw_lossless() -> str:
     return svg(_WIDTH, y + 4, "Share of bytes left by share_registry, zipnn and pcodec.", parts)
 
 
-def _axes(xs: Sequence[float], ys: Sequence[float], name: str) -> Iterable[str]:
-    for value in ys:
-        y = _y(value)
-        yield path(f"M {_LEFT} {y:.1f} H {_RIGHT}", "grid")
-        yield text(_LEFT - 10, y + 5, f"{value:,.0f}", "quiet", anchor="end")
-    for value in xs:
-        yield text(_x(value), _BOTTOM + 20, f"{100 * value:g} %", "quiet", anchor="middle")
-    yield text((_LEFT + _RIGHT) / 2, _BOTTOM + 42, name, "quiet", anchor="middle")
+def draw_errors() -> str:
+    """Return what an error costs in accuracy and in predictions that change."""
+    rows = table("# How the default budget was chosen", "budget", page=ROOT / "docs" / "budget.md")
+    budgets = [float(row["budget"]) for row in rows]
+    marks = {0.01: "1 %", 0.03: "3 %", 0.1: "10 %", 0.3: "30 %"}
+    left = Panel(left=84, right=400, top=84, bottom=316, x=(0.009, 0.45), y=(-4, 1), log_x=True)
+    right = Panel(left=500, right=816, top=84, bottom=316, x=(0.009, 0.45), y=(0, 14), log_x=True)
+    changes = {
+        float(value): f"{value:+}".replace("-", "−").replace("+0", "0") for value in range(-4, 2)
+    }
+    parts = [
+        text(MARGIN, 36, "What an error costs: 30 adapters at ten budgets", "title"),
+        text(left.left, 66, "change of accuracy, points", "quiet"),
+        text(right.left, 66, "predictions that changed, %", "quiet"),
+        *left.axes(marks, changes, "error budget"),
+        *right.axes(marks, {float(value): f"{value}" for value in range(0, 15, 2)}, "error budget"),
+        *legend(left.left, 388, ["all adapters together"]),
+        path("M 300 383 h 24", "line thick stroke-1"),
+        dot(312, 383, 4, "fill-1"),
+        text(334, 388, "the worst adapter"),
+    ]
+    for panel, columns in (
+        (left, ("mean accuracy change, points", "worst adapter, points")),
+        (right, ("flips, pooled", "flips, worst of 300")),
+    ):
+        for number, column in enumerate(columns):
+            scale = 3 if column == "flips, worst of 300" else 1
+            values = [float(row[column].removesuffix(" %")) / scale for row in rows]
+            parts += panel.line(list(zip(budgets, values, strict=True)), number)
+        x = panel.across(0.025)
+        parts.append(path(f"M {x:.1f} {panel.top} V {panel.bottom}", "line dashed"))
+        parts.append(text(x + 6, panel.top + 12, "default", "quiet"))
+    return svg(_WIDTH, 410, "Change of accuracy and flipped predictions at ten budgets.", parts)
 
 
-def _level(value: float, name: str) -> Iterable[str]:
-    yield path(f"M {_LEFT} {_y(value):.1f} H {_RIGHT}", "line dashed")
-    yield text(_RIGHT + 16, _y(value) + 5, name, "quiet")
-
-
-def _curve(name: str, points: Sequence[Point], number: int) -> Iterable[str]:
-    steps = " L ".join(f"{_x(error):.1f} {_y(size):.1f}" for error, size in points)
-    yield path(f"M {steps}", f"line thick stroke-{number}")
-    for error, size in points:
-        yield dot(_x(error), _y(size), 4, f"fill-{number}")
-    y = 176 + number * 26
-    yield path(f"M {_RIGHT + 16} {y - 5} h 24", f"line thick stroke-{number}")
-    yield dot(_RIGHT + 28, y - 5, 4, f"fill-{number}")
-    yield text(_RIGHT + 50, y, name)
-
-
-def _x(error: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * (log10(error) + 3) / 2.6
-
-
-def _y(size: float) -> float:
-    return _BOTTOM - (_BOTTOM - _TOP) * (log10(size) - 2) / 2.4
+def draw_training() -> str:
+    """Return accuracy over trained parameters, in the basis of other tasks and in a random one."""
+    rows = table("## Three tasks, over k, p and phi", "trained", page=ROOT / "docs" / "training.md")
+    panel = Panel(
+        left=84, right=600, top=84, bottom=356, x=(1_200, 100_000), y=(74, 81), log_x=True
+    )
+    sizes = (1_536, 3_072, 6_144, 12_288, 24_672, 73_728)
+    parts = [
+        text(MARGIN, 36, "Training few parameters in the subspace of other tasks", "title"),
+        text(MARGIN, 58, "accuracy on three held-out tasks, mean, %", "quiet"),
+        *panel.axes(
+            {float(size): f"{size:,}" for size in sizes},
+            {float(value): f"{value}" for value in range(74, 82)},
+            "trained parameters",
+        ),
+        *legend(panel.right + 16, 120, ["basis of other tasks", "random basis", "LoRA of rank 8"]),
+    ]
+    for row in rows:
+        number = ("shared", "random", "lora").index(row["trained"])
+        size = float(row["parameters"].replace(",", ""))
+        # the two bases are of the same sizes: one beside the other
+        x = panel.across(size) + 6 * (number == 1)
+        parts.append(dot(x, panel.up(float(row["mean"])), 5, f"fill-{number}"))
+    return svg(_WIDTH, 410, "Accuracy over trained parameters.", parts)
