@@ -39,12 +39,14 @@ def ensure_drawable(parts: Sized, reason: str) -> None:
 def new_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of a size in inches. Raises RefusedError without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401 - whether it is there, before what stands on it
     except ImportError as error:
         raise RefusedError(
             "plots need matplotlib, which is not installed.", hint="Install share-registry[plot]."
         ) from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor=LIGHT.paper)
+    from share_registry.values.shown_figure import ShownFigure
+
+    return ShownFigure(figsize=(width, height), layout="constrained", facecolor=LIGHT.paper)
 
 
 def save_figure(figure: "Figure", path: Place) -> "Figure":
