@@ -1,6 +1,6 @@
 """The report of an adapter as heat maps: bits and error by layer and projection."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from share_registry.look.heat_map import HeatCell, HeatMap, draw_heat_map, ends_of
@@ -8,6 +8,7 @@ from share_registry.look.module_grid import bits_of, errors_of, grid_of, sides_o
 from share_registry.look.units import count, percent, size
 
 if TYPE_CHECKING:
+    from share_registry.values.analyses import Spectrum
     from share_registry.values.commits import AdapterReport
 
 # Of the colours, about the middle
@@ -37,6 +38,22 @@ def error_map(report: "AdapterReport") -> str:
     values = errors_of(report)
     tips = {module: f"error {percent(value)}" for module, value in values.items()}
     return _draw(values, tips, write=_percents, unit="% of |dW|, relative error", look="errors")
+
+
+def directions_map(spectra: "Sequence[Spectrum]") -> str:
+    """Draw how many directions hold 90 % of the energy of each module; as `bits_map`.
+
+    Args:
+        spectra: Of one side of each module.
+    """
+    values = {spectrum.module: float(spectrum.k90) for spectrum in spectra}
+    tips = {
+        spectrum.module: f"90 % of the energy in {count(spectrum.k90, 'direction')} of "
+        f"{spectrum.rows}, effective rank {spectrum.effective_rank:.1f}"
+        for spectrum in spectra
+    }
+    unit = "directions for 90 % of the energy"
+    return _draw(values, tips, write="{:.0f}".format, unit=unit, look="directions")
 
 
 def change_map(changes: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from share_registry.escapes import html
 from share_registry.look.lineage_graph import lineage_graph
-from share_registry.look.module_map import bits_map, error_map
+from share_registry.look.module_map import bits_map, directions_map, error_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.sparkline import sparkline
 from share_registry.look.spectrum_map import spectrum_map
@@ -27,6 +27,8 @@ from share_registry.values.report_page import BEGINNING, ReportPage
 from share_registry.values.sheet import NOTHING, as_html, metric_pairs, pairs, sheet_of
 from share_registry.values.tasks import AUTOMATIC_LABELS, Lineage, SpaceSummary, Task
 
+# Modules whose spectra are open at once
+_MOST_CURVES: Final = 24
 _NUMBER: Final = ' class="number"'
 
 
@@ -279,8 +281,14 @@ def _modules_section(commit: Commit, report: AdapterReport) -> _Section:
 
 def _spectra_section(spectra: Sequence[Spectrum]) -> _Section:
     # of one adapter, both sides have the singular values of dW
-    drawn = _figure(spectrum_map(spectra, "a", of="dW"), "As stored, of this version alone.")
-    return _Section(anchor="spectra", title="Spectra", body=drawn)
+    side = [spectrum for spectrum in spectra if spectrum.side == "a"]
+    drawn = _figure(directions_map(side), "Of dW as stored, of this version alone.")
+    curves = _figure(
+        spectrum_map(side, "a", of="dW"), "How the energy of dW spreads over directions."
+    )
+    if len(side) > _MOST_CURVES:
+        curves = _folded("By number of directions", curves)
+    return _Section(anchor="spectra", title="Spectra", body=f"{drawn}{curves}")
 
 
 def _tasks_section(material: SpaceMaterial) -> _Section:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from share_registry.look.lineage_graph import lineage_graph
-from share_registry.look.module_map import bits_map, error_map
+from share_registry.look.module_map import bits_map, directions_map, error_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.sparkline import sparkline
 from share_registry.look.spectrum_map import spectrum_map
@@ -27,6 +27,7 @@ MERGE: Final = (
 DRAWINGS: Final[dict[str, Callable[[], str]]] = {
     "bits": lambda: bits_map(samples.report({f"layers.0.{EVIL}": 0.1, EVIL: 0.2})),
     "bits of none": lambda: bits_map(samples.report({})),
+    "directions": lambda: directions_map([samples.spectrum(f"layers.0.{EVIL}")]),
     "errors": lambda: error_map(samples.report({f"layers.{n}.{EVIL}": 0.1 for n in range(90)})),
     "lineage": lambda: lineage_graph(samples.lineage("both@v1", MERGE)),
     "lineage of one": lambda: lineage_graph(samples.lineage("cola@v1", [])),
@@ -45,7 +46,9 @@ DRAWINGS: Final[dict[str, Callable[[], str]]] = {
     "timeline with links": lambda: timeline(samples.history(), link=lambda ref: f"#{ref}"),
 }
 CLASS: Final = re.compile(r"\.([a-z][a-z0-9-]*)")
-NOT_LOOKS: Final = {"bits", "errors", "lineage", "retention", "sparkline", "spectra", "timeline"}
+NOT_LOOKS: Final = {
+    *("bits", "directions", "errors", "lineage", "retention", "sparkline", "spectra", "timeline"),
+}
 """Classes that say which drawing it is, for whoever places it."""
 
 

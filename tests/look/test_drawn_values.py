@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from share_registry.look.heat_map import ends_of, without_shared_beginning
 from share_registry.look.lineage_graph import lineage_graph
-from share_registry.look.module_map import bits_map, error_map
+from share_registry.look.module_map import bits_map, directions_map, error_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.sparkline import sparkline
 from share_registry.look.spectrum_map import spectrum_map
@@ -295,6 +295,13 @@ def test_bits_are_those_of_both_factors_by_their_parameters() -> None:
     assert "3.00" in _texts(root)
     (tip,) = [tip for tip in _tips(root) if tip.startswith("layers.0.q")]
     assert "A 2.00 bits per parameter, 2.0 kB, none; B 4.00" in tip
+
+
+def test_directions_are_whole_numbers_by_layer_and_projection() -> None:
+    spectra = [samples.spectrum(f"layers.{layer}.q", k90=layer + 3) for layer in (0, 1)]
+    root = fromstring(directions_map(spectra))
+    assert {"3", "4"} <= {*_texts(root)}
+    assert "layers.1.q: 90 % of the energy in 4 directions of 16, effective rank 6.5" in _tips(root)
 
 
 PART: Final = st.sampled_from(["layers", "0", "1", "10", "attn", "q", "to_out", "experts", "whole"])

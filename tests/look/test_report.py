@@ -15,6 +15,7 @@ import share_registry as sr
 from share_registry.cli.main import main
 from tests.cli.tiny import SPACE, write_adapter
 from tests.look.samples import EVIL
+from tests.look.test_drawings import NOT_LOOKS
 
 VOID: Final = {"meta", "br", "img", "input", "link", "hr"}
 TEXTS: Final = EVIL.replace("\x1b", "")
@@ -139,8 +140,7 @@ def test_every_look_of_a_report_is_in_its_stylesheet(
     document = documents[subject]
     used = {look for looks in document.values("class") for look in looks.split()}
     styled = {*re.findall(r"\.([a-z][a-z0-9-]*)", document.style)}
-    drawings = {"bits", "errors", "lineage", "retention", "sparkline", "spectra", "timeline"}
-    assert used - styled - drawings - {"text"} == set()
+    assert used - styled - NOT_LOOKS - {"text"} == set()
 
 
 def test_what_people_wrote_is_text(documents: dict[str, Document]) -> None:
@@ -158,7 +158,7 @@ def test_a_version_has_its_modules_spectra_lineage_and_history(
         *("version", "versions", "lineage", "modules", "spectra", "log"),
     ]
     drawn = documents["a version"].values("class")
-    for look in ("timeline", "lineage", "bits", "errors", "spectra"):
+    for look in ("timeline", "lineage", "bits", "errors", "directions", "spectra"):
         assert drawn.count(f"drawing {look}") == 1
     assert "prod is v2 from c7 to now" in documents["a version"].texts
 
