@@ -197,6 +197,19 @@ def test_rot_in_a_copy_that_is_ahead_is_no_divergence(root: Path, tmp_path: Path
     assert "in the target, record c7" in space.refused
 
 
+def test_a_record_that_was_changed_is_not_copied(root: Path, tmp_path: Path) -> None:
+    path = root / LOG / f"{3:020d}.json"
+    os.chmod(path, 0o644)
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b'"time":"2', b'"time":"3'))
+    space = sr.clone(root, tmp_path / "copy").spaces[1]
+    # by c4 it is seen that one of the two was
+    assert (space.number, "c4" in space.refused) == (2, True)
+    path.write_bytes(sound)
+    assert push(root, tmp_path / "copy").ok
+    assert files_of(tmp_path / "copy") == files_of(root)
+
+
 def test_another_registry_is_refused(root: Path, tmp_path: Path) -> None:
     with sr.Registry.open(tmp_path / "other") as other:
         identity = other.context.store.identity

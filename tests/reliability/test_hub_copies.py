@@ -3,6 +3,7 @@
 `tests/exchange/hub.py` says which of the client's functions the stand-in was checked against.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,10 @@ from tests.registry.purging import continued, versions
 from tests.reliability.copying import (
     ELSEWHERE,
     LOG,
+    adapter_of,
     commit_to,
     files_of,
+    object_path,
 )
 from tests.reliability.hub_copying import (
     PLACE,
@@ -116,6 +119,7 @@ def test_a_copy_may_be_in_a_folder_of_a_branch_or_in_a_data_set(
     place: str, repository: str, branch: str, folder: str, hub: Hub, root: Path, tmp_path: Path
 ) -> None:
     theirs = {"README.md": b"of ann", "objects/README.md": b"hers", "LOG.json": b"{}"}
+    theirs[".gitignore"] = f"{folder}FORMAT".encode()
     main_head = hub.push(repository, theirs)
     assert sr.clone(root, place).ok
     assert kept(hub, repository, branch, folder) == files_of(root) | theirs
@@ -227,6 +231,49 @@ def test_whoever_commits_other_files_meanwhile_keeps_them(hub: Hub, root: Path) 
         push(root)
     hub.before_commit = lambda: None
     assert push(root).records == 1
+
+
+def test_what_is_removed_there_meanwhile_is_put_again(hub: Hub, root: Path) -> None:
+    sr.clone(root, PLACE)
+    before = hub.files(REPO)
+    commit_to(root, "t2", 7)
+    name = object_path(Path(), adapter_of(root, "t2@v1")).as_posix()
+    # as an interrupted push leaves it
+    hub.push(REPO, before | {name: files_of(root)[name]})
+    committing(hub, lambda: hub.push(REPO, before))
+    assert push(root).records == 1
+    assert kept(hub) == files_of(root)
+
+
+def test_hf_xet_sends_objects_where_it_is_installed(
+    hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    hub.xet = "result"
+    # the server of hf_xet is another one
+    hub.stored |= {sha256(content): content for content in files_of(root).values()}
+    assert sr.clone(root, PLACE).ok
+    assert kept(hub) == files_of(root)
+    assert "POST /v2/shards" in hub.asked
+    assert not [asked for asked in hub.asked if "info/lfs" in asked]
+
+
+def test_much_is_sent_and_committed_in_pieces_records_last(
+    hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_store, "_COMMIT_FILES", 6)
+    monkeypatch.setattr(hub_store, "_WAITING_BYTES", 1)
+    report = sr.clone(root, PLACE)
+    titles = [title.partition(" of ")[0] for title, _ in hub.messages.values()]
+    assert len(titles) > 2
+    pieces = [re.findall(r"(\d+) (?:record|object)s?", title) for title in titles]
+    assert [records for records, _ in pieces] == ["0"] * (len(titles) - 1) + [str(report.records)]
+    assert sum(int(objects) for _, objects in pieces) == report.objects
+    # one by one: nothing waits in memory
+    asked = [asked for asked in hub.asked if "/preupload/" in asked]
+    assert len(asked) > report.objects
 
 
 def test_two_pushes_at_once_are_as_good_as_one(hub: Hub, root: Path) -> None:

@@ -22,6 +22,10 @@ from share_registry.registry.log_ends import (
 from share_registry.store.protocol import KeptHead, Store
 
 
+class BrokenChainError(IntegrityError):
+    """A record does not follow the one before it: one of the two is damaged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPair:
     """The ends of a space's log in two stores.
@@ -107,7 +111,7 @@ def read_records(
         record = parse_record(content, subject=f"record c{number} of space {space}")
         ensure(
             (record.space, record.number, record.parent) == (space, number, parent),
-            IntegrityError(f"record c{number} of space {space} does not follow c{number - 1}."),
+            BrokenChainError(f"record c{number} of space {space} does not follow c{number - 1}."),
         )
         parent = sha256(content)
         yield record, content

@@ -14,7 +14,7 @@ from share_registry.format.records import ExpireRecord, PurgeRecord, Record
 from share_registry.names import CommitNumber, Digest, TaskName
 from share_registry.registry.ledger import Ledger
 from share_registry.registry.log_ends import LOG_ERRORS, LogError
-from share_registry.registry.transfer.log_pair import LogPair, read_records
+from share_registry.registry.transfer.log_pair import BrokenChainError, LogPair, read_records
 from share_registry.store.protocol import Store
 
 # An object, and the role in which it is needed
@@ -82,15 +82,28 @@ def _follow(
     records: list[Record] = []
     contents: dict[CommitNumber, bytes] = {}
     unfinished: set[int] = set()
+    read, damage = _readable(source, pair)
+    for record, content in read:
+        unfinished.update(_removed_since(record, pair, ledger))
+        records.append(record)
+        contents[CommitNumber(record.number)] = content
+    return records, contents, frozenset(unfinished), damage
+
+
+def _readable(source: Store, pair: LogPair) -> tuple[list[tuple[Record, bytes]], LogError | None]:
+    """Return the records that the target lacks, and what ends them."""
     assert pair.source is not None
+    read: list[tuple[Record, bytes]] = []
     try:
-        for record, content in read_records(source, pair.space, pair.target, pair.source.number):
-            unfinished.update(_removed_since(record, pair, ledger))
-            records.append(record)
-            contents[CommitNumber(record.number)] = content
+        for entry in read_records(source, pair.space, pair.target, pair.source.number):
+            # kept where the next one raises
+            read.append(entry)  # noqa: PERF402
+    except BrokenChainError as error:
+        # the last one read may be what was changed
+        return read[:-1], error
     except LOG_ERRORS as error:
-        return records, contents, frozenset(unfinished), error
-    return records, contents, frozenset(unfinished), pair.damage
+        return read, error
+    return read, pair.damage
 
 
 def _removed_since(record: Record, pair: LogPair, ledger: Ledger) -> range:
