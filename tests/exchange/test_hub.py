@@ -135,6 +135,8 @@ LOCATIONS = [
     "hf://a/b\n",
     "http://a/b",
     "hf://a/b//c d",
+    "hf://spaces/a/b",
+    "hf://datasets/a",
 ]
 
 
@@ -142,6 +144,12 @@ LOCATIONS = [
 def test_a_strange_location_is_refused_without_a_request(location: str, hub: Hub) -> None:
     with pytest.raises(ShareRegistryError, match=r"is not hf://owner/repo\[@revision\]\[/folder\]"):
         read_hub(location, outside=Outside())
+    assert hub.asked == []
+
+
+def test_an_adapter_is_not_looked_for_in_a_data_set(hub: Hub) -> None:
+    with pytest.raises(InvalidInputError, match="is of a data set"):
+        read_hub("hf://datasets/ann/cola", outside=Outside())
     assert hub.asked == []
 
 

@@ -150,6 +150,10 @@ def test_the_command_line_copies_to_the_hub_and_back(hub: Hub, root: Path, tmp_p
     assert run("-R", tmp_path / "copy", "push", PLACE)[0] == 0
     code, out, _ = run("-R", root, "pull", PLACE, "--json")
     assert (code, json.loads(out)["records"]) == (0, 1)
+    name = object_path(Path(), adapter_of(root, "t2@v1")).as_posix()
+    changed(hub, name, b"other\0")
+    code, out, err = run("clone", PLACE, tmp_path / "third")
+    assert (code, "revert the commit" in err) == (5, True)
     code, _, err = run("-R", PLACE, "log")
     assert code == 2
     assert f"share-registry clone {PLACE} " in err

@@ -152,6 +152,11 @@ def _emit(report: "TransferReport") -> None:
             ),
         )
     for space in refused:
+        on_hub = any(place.startswith("hf://") for place in (report.source, report.target))
         raise IntegrityError(
-            space.refused, hint="Run verify on both, and repair each from the other one."
+            space.refused,
+            hint="Run verify on the registry; in the repository of the Hub, revert the commit that "
+            "changed it."
+            if on_hub
+            else "Run verify on both, and repair each from the other one.",
         )

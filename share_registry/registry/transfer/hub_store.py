@@ -223,7 +223,8 @@ class HubStore(BlobStore):
         ensure(
             file.size <= limit,
             IntegrityError(
-                f"{name} has {file.size} bytes, more than the limit of {limit}.", hint="Run verify."
+                f"{name} has {file.size} bytes, more than the limit of {limit}.",
+                hint="Revert the commit there that did it, or make a new copy.",
             ),
         )
         try:
@@ -231,7 +232,7 @@ class HubStore(BlobStore):
         except NotFoundError as error:
             raise IntegrityError(
                 f"{name} is listed at {self._branch.place} and not there: {error.message}",
-                hint="Bring it back from a copy of the registry: `share-registry push`.",
+                hint="Revert the commit there that did it, or make a new copy.",
             ) from error
         if object_of(name) is None:
             self._texts[name] = content
@@ -301,8 +302,8 @@ class HubStore(BlobStore):
             StoreError: whether it was committed is not known.
         """
         with self._lock:
-            self._send()
-            self._unsent, self._last = self._last, {}
+            self._unsent |= self._last
+            self._last = {}
             self._send()
             self._commit()
             self._check()
