@@ -304,8 +304,8 @@ target_options: Final = with_options(
     click.option(
         "--target",
         metavar="SERVER",
-        help="For peft, vllm, sglang, lorax, llama.cpp, openvino or onnxruntime: what that refuses "
-        "or misreads is refused.",
+        help="For peft, vllm, sglang, lorax, llama.cpp, openvino, onnxruntime or diffusers: what "
+        "that refuses or misreads is refused.",
     ),
 )
 signatory_options: Final = with_options(

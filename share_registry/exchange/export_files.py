@@ -34,6 +34,7 @@ from share_registry.exchange.attachments import (
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.export_form import ExportForm, Profile, form_of
+from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import sha256_of_parts
@@ -151,9 +152,9 @@ def _metadata(layout: Layout) -> list[tuple[str, str]]:
     return [(entry.name, entry.value) for entry in layout.metadata]
 
 
-def card_text(card: CardFacts, *, profile: str) -> bytes:
+def card_text(card: CardFacts, *, profile: str, library: str = "peft") -> bytes:
     """Return README.md: YAML front matter and a few lines; the same facts give the same bytes."""
-    front = ["---", "library_name: peft"]
+    front = ["---", f"library_name: {library}"]
     if card.base_model:
         front.append(f"base_model: {json.dumps(card.base_model)}")
     front += ["tags:", "- lora", "- share_registry", "---", CARD_MARK, ""]
@@ -366,10 +367,10 @@ def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
 
 
 def _check_replaceable(target: Path, outside: Outside) -> None:
-    """Refuse to replace what no export or PEFT wrote: a flat directory with a config in it."""
+    """Refuse to replace what no export, PEFT or diffusers wrote: a flat directory with its file."""
     names = outside.names(target)
     strange = [name for name in names if outside.kind(target / name) is not Kind.FILE]
-    if strange or CONFIG_FILE not in names:
+    if strange or not {CONFIG_FILE, PIPELINE_FILE} & {*names}:
         reason = f"holds {strange[0]!r}" if strange else f"has no {CONFIG_FILE}"
         raise RefusedError(
             f"{target} {reason}, so it is not overwritten.", hint="Export into another directory."

@@ -725,7 +725,7 @@ class Registry:
         reason: str = "",
         author: str | None = None,
     ) -> "Export":
-        """Write a task version as a plain PEFT directory, or as GGUF for llama.cpp, atomically.
+        """Write a task version as a plain PEFT directory, or as a target reads it, atomically.
 
         The same content already there is success.
 
@@ -739,6 +739,7 @@ class Registry:
                 target reads rightly.
             target: The server that it is for, as in `lint`: what it refuses or misreads is refused
                 before anything is written. "llama.cpp" makes one GGUF file; needs the extra [gguf].
+                "diffusers" makes a directory with `pytorch_lora_weights.safetensors`.
             base_config: For llama.cpp, the base model's config.json, or the directory that has it;
                 None for that of the Hub's cache on this machine.
             dtype: For llama.cpp, float32 or float16; None for float32.
@@ -947,8 +948,8 @@ class Registry:
 
         Args:
             ref: A task version.
-            target: One server: peft, vllm, sglang, lorax, llama.cpp, openvino or onnxruntime; None
-                for all.
+            target: One server: peft, vllm, sglang, lorax, llama.cpp, openvino, onnxruntime or
+                diffusers; None for all that serve models of its kind.
             profile: Of the export: "native" or "portable".
 
         Raises:

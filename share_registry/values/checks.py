@@ -102,7 +102,7 @@ class Export(Shown):
     Attributes:
         digest: sha256 over the sorted list of file names and file digests; of the one file.
         notes: What servers would refuse or misread, and what the profile changed.
-        profile: "native", "portable" or "gguf".
+        profile: "native", "portable", "gguf" or "diffusers".
         tensors: sha256 of its tensor file.
         target: The server that it was made for, where one was given.
         signature: Its signature beside it, where it was signed.

@@ -14,7 +14,7 @@ class Verdict:
     """One thing that one server does with a version.
 
     Attributes:
-        target: The server: peft, vllm, sglang, lorax, llama.cpp, openvino or onnxruntime.
+        target: The server, as `target=` calls it.
         outcome: "refused", "misread" (loaded, and another function or less than was trained), or
             "needs a setting".
         note: What it does, as a clause.

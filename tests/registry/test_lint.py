@@ -40,7 +40,8 @@ def test_each_server_says_what_it_refuses_and_what_it_misreads(registry: sr.Regi
     outcomes = {(each.target, each.outcome, each.note) for each in lint.verdicts}
     assert ("sglang", "misread", "ignores use_rslora, so the scale is wrong") in outcomes
     assert ("llama.cpp", "misread", "ignores use_rslora, so scales are wrong") in outcomes
-    assert lint.releases.keys() == TARGETS.keys()
+    # of models that diffusers does not have
+    assert lint.releases.keys() == TARGETS.keys() - {"diffusers"}
     assert not lint.ok
     biased = registry.lint("biased", target="vllm")
     assert ("refused", "refuses bias='lora_only'") in {

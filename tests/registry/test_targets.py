@@ -229,7 +229,7 @@ def test_what_a_file_for_llama_cpp_cannot_be_is_refused_before_it_is_written(
     assert "base_config=" in unknown.value.hint
     with pytest.raises(sr.RefusedError, match="signatures are of directories"):
         export(base_config=base, sign="key.pem")
-    with pytest.raises(sr.RefusedError, match="exports of directories alone"):
+    with pytest.raises(sr.RefusedError, match="directories of PEFT alone"):
         export(base_config=base, record=True)
     with pytest.raises(sr.InvalidInputError, match="which reads GGUF"):
         export(base_config=base, profile="portable")

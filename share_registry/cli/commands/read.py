@@ -106,7 +106,8 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
 
     It becomes a PEFT directory with an immutable name; the same digest already there is success.
     What a --target refuses or misreads is refused before anything is written. For llama.cpp it
-    becomes one GGUF file, which ROOT names where it ends in .gguf.
+    becomes one GGUF file, which ROOT names where it ends in .gguf; for diffusers, the directory
+    has a file for pipelines.
 
     \b
     share-registry export cola@prod serve/
@@ -525,7 +526,8 @@ def routing_index(
 @click.option(
     "--target",
     metavar="SERVER",
-    help="peft, vllm, sglang, lorax, llama.cpp, openvino or onnxruntime.  [default: all]",
+    help="peft, vllm, sglang, lorax, llama.cpp, openvino, onnxruntime or diffusers.  [default: all"
+    " that serve models of its kind]",
 )
 @click.option(
     "--profile",

@@ -31,12 +31,12 @@ from share_registry.exchange.importers.lora_keys import (
     refuse_other_methods,
     split_key,
 )
+from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.exchange.selection import role_of_path
 from share_registry.names import first_and_more
 
 LABEL: Final = "a LoRA of diffusers"
-_USUAL: Final = ("pytorch_lora_weights.safetensors",)
-_METADATA: Final = "lora_adapter_metadata"
+METADATA: Final = "lora_adapter_metadata"
 # Ends of keys that no other program writes.
 _OWN: Final = (".lora.down.weight", "_lora.down.weight", ".lora_linear_layer.down.weight")
 # With what the paths of models of diffusers begin.
@@ -56,7 +56,7 @@ def is_of_diffusers(header: FileHeader) -> bool:
         return False
     if any(key.startswith(PREFIX) for key in header.shapes):
         return False
-    return _METADATA in header.metadata or any(
+    return METADATA in header.metadata or any(
         key.endswith(_OWN)
         or key.partition(".")[0] in PIPELINE_PARTS
         or _BEGINNINGS.match(key) is not None
@@ -77,7 +77,7 @@ def read_diffusers(contents: Contents, part: str | None) -> Adapter:
     names = contents.tensor_files(is_of_diffusers) or contents.tensor_files(
         lambda header: is_single_file(header.shapes)
     )
-    name = only(names, _USUAL, contents, LABEL)
+    name = only(names, (PIPELINE_FILE,), contents, LABEL)
     loaded = contents.load(name)
     refuse_other_methods(list(loaded.tensors), name)
     written = {split[0] for key in loaded.tensors if (split := split_key(key)) is not None}
@@ -101,7 +101,7 @@ def read_diffusers(contents: Contents, part: str | None) -> Adapter:
             base_model=_base_model(parts, part),
             fields=fields_of(pairs),
             passengers=passengers if part is None else {},
-            metadata={key: text for key, text in loaded.metadata.items() if key != _METADATA},
+            metadata={key: text for key, text in loaded.metadata.items() if key != METADATA},
             attachments=attachments,
             remarks=[*about_parts, *remarks, *left],
         ),
@@ -129,20 +129,20 @@ def _configs(
     Raises InvalidInputError where the header is not valid, RefusedError for configs that are unsafe
     to take apart.
     """
-    text = metadata.get(_METADATA)
+    text = metadata.get(METADATA)
     if text is None:
         return {}
     try:
         entries: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(
-            f"{_METADATA} in the header is not valid JSON: {str(error)[:200]}.",
+            f"{METADATA} in the header is not valid JSON: {str(error)[:200]}.",
             hint="Save the LoRA again with diffusers.",
         ) from error
     ensure(
         isinstance(entries, dict),
         InvalidInputError(
-            f"{_METADATA} in the header is no JSON object.",
+            f"{METADATA} in the header is no JSON object.",
             hint="Save the LoRA again with diffusers.",
         ),
     )

@@ -7,8 +7,6 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from share_registry.errors import InvalidInputError, RefusedError
-from share_registry.exchange.selection import module_scales
 from share_registry.exchange.targets.subject import (
     ACTIVATED,
     COPY,
@@ -31,7 +29,7 @@ def openvino(subject: Subject) -> list[ServerNote]:
     config = subject.config
     harmless = (COPY, TRAINING_ONLY, _REPLACED)
     lost = [key for key in subject.passengers if not any(kind.fullmatch(key) for kind in harmless)]
-    scales = {scale for scale in _scales(subject) if scale}
+    scales = subject.scales
     return applying(
         {
             misread(ACTIVATED): config.get("alora_invocation_tokens"),
@@ -46,14 +44,6 @@ def openvino(subject: Subject) -> list[ServerNote]:
             misread(f"ignores {count_tensors(lost)}"): lost,
         }
     )
-
-
-def _scales(subject: Subject) -> list[float]:
-    """Return the scale of every module; none where the config cannot be evaluated."""
-    try:
-        return module_scales(subject.config, subject.layout)
-    except (InvalidInputError, RefusedError):
-        return []
 
 
 def _scale_text(scales: Collection[float]) -> str:

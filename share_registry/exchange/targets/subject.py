@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.base_model import Family
+from share_registry.exchange.pipeline_parts import parts_of
+from share_registry.exchange.selection import module_scales
 from share_registry.format.layout import Form, Layout
 
 # What PEFT saves of a base model beside the factors of its embeddings.
@@ -64,6 +67,11 @@ class Subject:
     family: Family | None
 
     @property
+    def parts(self) -> Mapping[str, tuple[str, str]]:
+        """The part of a pipeline of diffusers that every module is of; empty where of none."""
+        return parts_of(factor.module for factor in self.layout.factors)
+
+    @property
     def missing_fields(self) -> str:
         """The fields without a default that the config lacks."""
         needed = ("r", "lora_alpha", "target_modules")
@@ -73,6 +81,14 @@ class Subject:
     def passengers(self) -> list[str]:
         """Keys of the tensors of no factor pair."""
         return [self.layout.tensors[position].key for position in self.layout.passengers]
+
+    @property
+    def scales(self) -> set[float]:
+        """The scales of the modules that the config selects; none where it cannot be evaluated."""
+        try:
+            return {*module_scales(self.config, self.layout)} - {0.0}
+        except (InvalidInputError, RefusedError):
+            return set()
 
     @property
     def experts(self) -> Mapping[str, set[str]]:

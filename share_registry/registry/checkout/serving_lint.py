@@ -4,6 +4,7 @@ from typing import Final
 
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.diffusers_adapter import TARGET as DIFFUSERS
 from share_registry.exchange.export_form import check_profile
 from share_registry.exchange.gguf_adapter import TARGET as LLAMA_CPP
 from share_registry.exchange.portable import portable
@@ -11,6 +12,7 @@ from share_registry.exchange.targets.servers import (
     TARGETS,
     check_target,
     notes_by_target,
+    targets_for,
 )
 from share_registry.exchange.targets.subject import ServerOutcome
 from share_registry.registry.checkout.checkout import (
@@ -22,8 +24,11 @@ from share_registry.registry.context import Context
 from share_registry.values.lints import Lint, Verdict
 
 _PORTABLE: Final = "Export it with profile='portable'."
-# What it reads is GGUF, which has as much of an adapter as the portable form
-_GGUF: Final = "Export it with target='llama.cpp', which makes GGUF of it."
+# What has a form of its own that it reads, with as much of an adapter as the portable form at least
+_OWN_FORMS: Final = {
+    LLAMA_CPP: "Export it with target='llama.cpp', which makes GGUF of it.",
+    DIFFUSERS: "Export it with target='diffusers', which makes a file for its pipelines of it.",
+}
 _ORDER: Final = [ServerOutcome.REFUSED, ServerOutcome.MISREAD, ServerOutcome.SETTING]
 
 
@@ -32,10 +37,11 @@ def lint_version(
 ) -> Lint:
     """Return what servers make of a version; see `Registry.lint`."""
     check_profile(profile)
-    targets = [check_target(target)] if target is not None else [*TARGETS]
+    asked = None if target is None else [check_target(target)]
     row, _ = version_and_note(context, ref, space)
     label = base_label(context, row.space)
     adapter = checkout(context, row.ref, space=None)
+    targets = targets_for(adapter) if asked is None else asked
     remaining = None if profile == "portable" else _portable_notes(adapter, label)
     if profile == "portable":
         # what cannot be written so is refused as the export would be
@@ -48,7 +54,9 @@ def lint_version(
             target=name,
             outcome=outcome,
             note=note,
-            hint=_way_out(name) if remaining is not None and (name, note) not in remaining else "",
+            hint=_OWN_FORMS.get(name, _PORTABLE)
+            if remaining is not None and (name, note) not in remaining
+            else "",
         )
         for name, outcome, note in notes
         if name in targets
@@ -59,10 +67,6 @@ def lint_version(
         releases={name: TARGETS[name].release for name in targets},
         verdicts=tuple(verdicts),
     )
-
-
-def _way_out(target: str) -> str:
-    return _GGUF if target == LLAMA_CPP else _PORTABLE
 
 
 def _portable_notes(adapter: Adapter, label: str) -> set[tuple[str, str]] | None:

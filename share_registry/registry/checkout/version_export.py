@@ -1,9 +1,9 @@
-"""A task version as files: a plain PEFT directory, or one GGUF file for llama.cpp."""
+"""A task version as files: a plain PEFT directory, or what llama.cpp or diffusers reads instead."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
@@ -16,19 +16,22 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.attachments import TENSOR_FILE
+from share_registry.exchange.attachments import README, TENSOR_FILE
 from share_registry.exchange.base_config import read_base_config
 from share_registry.exchange.config import CONFIG_FILE, relabel
+from share_registry.exchange.diffusers_adapter import TARGET as DIFFUSERS, diffusers_adapter
 from share_registry.exchange.directory_digest import directory_digest
 from share_registry.exchange.export_files import (
     CardFacts,
+    card_text,
     digest_of_file,
     files_in,
     place,
     place_file,
 )
 from share_registry.exchange.export_form import check_profile, form_of
-from share_registry.exchange.gguf_adapter import GGUF_FILE, TARGET, gguf_adapter
+from share_registry.exchange.gguf_adapter import GGUF_FILE, TARGET as LLAMA_CPP, gguf_adapter
+from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.exchange.signatures import Signer, place_signature, signature_place
 from share_registry.exchange.targets.servers import check_target
 from share_registry.format.canonical import sha256
@@ -41,6 +44,15 @@ from share_registry.registry.checkout.checkout import base_label, rebuild, versi
 from share_registry.registry.context import Context
 from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
+
+ExportProfile = Literal["native", "portable", "gguf", "diffusers"]
+# The file that has the tensors
+_TENSOR_FILES: Final[Mapping[ExportProfile, str]] = {
+    "native": TENSOR_FILE,
+    "portable": TENSOR_FILE,
+    "gguf": GGUF_FILE,
+    "diffusers": PIPELINE_FILE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +82,27 @@ class ExportOptions:
             self.is_gguf or (self.base_config is None and self.dtype is None),
             InvalidInputError(
                 "base_config and dtype are of exports for llama.cpp alone.",
-                hint=f"Give target={TARGET!r} too, or leave them out.",
+                hint=f"Give target={LLAMA_CPP!r} too, or leave them out.",
             ),
         )
         ensure(
-            not self.is_gguf or self.profile is None,
+            not self.has_own_form or self.profile is None,
             InvalidInputError(
-                f"profile {self.profile!r} is given for llama.cpp, which reads GGUF.",
-                hint="Leave it out. A directory for llama.cpp's converter needs no target.",
+                f"profile {self.profile!r} is given for {self.target}, which reads"
+                f" {'GGUF' if self.is_gguf else 'files of its own'}.",
+                hint="Leave it out. A directory of PEFT needs no target.",
             ),
         )
 
     @property
     def is_gguf(self) -> bool:
         """Whether it becomes one file for llama.cpp."""
-        return self.target == TARGET
+        return self.target == LLAMA_CPP
+
+    @property
+    def has_own_form(self) -> bool:
+        """Whether it becomes something else than a directory of PEFT."""
+        return self.target in (LLAMA_CPP, DIFFUSERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +154,7 @@ def export_version(context: Context, request: ExportRequest) -> Export:
         context, row, note, options=options, label=base_label(context, row.space)
     )
     path = _place(rebuilt, row, request, outside)
-    weights = rebuilt.digests[GGUF_FILE if options.is_gguf else TENSOR_FILE]
+    weights = rebuilt.digests[_TENSOR_FILES[rebuilt.profile]]
     return Export(
         path=path,
         ref=row.ref,
@@ -175,14 +193,14 @@ class RebuiltFiles:
         files: By name.
         digests: The sha256 of each.
         digest: The sha256 over both.
-        profile: In which they are: "native", "portable" or "gguf".
+        profile: In which they are: "native", "portable", "gguf" or "diffusers".
         notes: What servers would refuse or misread, and what the profile changed.
     """
 
     files: Mapping[str, bytes]
     digests: Mapping[str, Digest]
     digest: Digest
-    profile: Literal["native", "portable", "gguf"]
+    profile: ExportProfile
     notes: tuple[str, ...]
 
 
@@ -206,6 +224,8 @@ def rebuild_files(
     adapter = rebuild(context, row, note)
     if options.is_gguf:
         return _rebuild_gguf(context, row, adapter, options, label)
+    if options.has_own_form:
+        return _rebuild_diffusers(row, adapter, options, label)
     form = form_of(adapter, profile=options.profile, target=options.target, base_model=label)
     if form.profile != "native":
         _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
@@ -242,6 +262,26 @@ def _rebuild_gguf(
         digests=digests,
         digest=directory_digest(digests),
         profile="gguf",
+        notes=written.notes,
+    )
+
+
+def _rebuild_diffusers(
+    row: TaskVersion, adapter: Adapter, options: ExportOptions, label: str
+) -> RebuiltFiles:
+    _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
+    written = diffusers_adapter(adapter)
+    card = _facts(row, options.base_model or label)
+    files = {
+        README: card_text(card, profile="diffusers", library="diffusers"),
+        PIPELINE_FILE: written.content,
+    }
+    digests = {name: sha256(content) for name, content in files.items()}
+    return RebuiltFiles(
+        files=files,
+        digests=digests,
+        digest=directory_digest(digests),
+        profile="diffusers",
         notes=written.notes,
     )
 

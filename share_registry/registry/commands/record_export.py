@@ -74,9 +74,10 @@ def export(context: Context, request: ExportRequest, *, record: bool, said: Said
     """
     # spec REC-24 knows two profiles
     ensure(
-        not record or not request.options.is_gguf,
+        not record or not request.options.has_own_form,
         RefusedError(
-            "the log tells of exports of directories alone, and one for llama.cpp is a file.",
+            f"the log tells of directories of PEFT alone, and an export for"
+            f" {request.options.target} is none.",
             hint="Export it without record, or record the export of a directory.",
         ),
     )

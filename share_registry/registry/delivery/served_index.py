@@ -53,7 +53,7 @@ class ServedAdapter(_Model):
     alias: str
     commit: _Digest
     digest: _Digest
-    profile: Literal["native", "portable", "gguf"]
+    profile: Literal["native", "portable", "gguf", "diffusers"]
     target: str | None = None
     base_model: str | None
     size_bytes: int = Field(ge=0)
