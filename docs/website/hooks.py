@@ -62,7 +62,7 @@ def palette_css() -> str:
         ("slate", DARK, {"primary-fg-color": DARK.panel, "primary-bg-color": DARK.ink}),
     ]
     return "".join(
-        f'[data-md-color-scheme="{scheme}"] {{ '
+        f'[data-md-color-scheme="{scheme}"][data-md-color-primary] {{ '
         + " ".join(f"--md-{name}: {colour};" for name, colour in (header | _text(theme)).items())
         + " }\n"
         for scheme, theme, header in rules
