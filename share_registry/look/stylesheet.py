@@ -100,6 +100,7 @@ p {{ margin: 0 0 .8rem; max-width: 48rem; overflow-wrap: anywhere; }}
 a {{ color: var(--accent); text-underline-offset: .15em; }}
 :focus-visible {{ outline: 2px solid var(--accent); outline-offset: 2px; }}
 code, pre, kbd {{ font: .9em/1.5 {_MONO}; }}
+details > pre, details > figure {{ margin-top: .5rem; }}
 pre {{ background: var(--panel); border: 1px solid var(--line); border-radius: 6px; margin: 0;
   padding: .7rem .9rem; overflow-x: auto; }}
 .muted {{ color: var(--muted); }}

@@ -22,6 +22,7 @@ from share_registry.look.units import count, measured, percent, size, time_text,
 from share_registry.values.analyses import Retention, Spectrum
 from share_registry.values.checks import VerifyReport
 from share_registry.values.commits import AdapterReport, Commit, Log, modules_sheet
+from share_registry.values.loading import snippets
 from share_registry.values.references import Alias, Tag
 from share_registry.values.report_page import BEGINNING, ReportPage
 from share_registry.values.sheet import NOTHING, as_html, metric_pairs, pairs, sheet_of
@@ -110,6 +111,7 @@ def version_page(material: VersionMaterial, origin: ReportOrigin) -> ReportPage:
         sections.append(_modules_section(commit, commit.report))
     if material.spectra:
         sections.append(_spectra_section(material.spectra))
+    sections.append(_loading_section(commit, material.space))
     return _page(
         commit.ref,
         origin,
@@ -286,9 +288,24 @@ def _spectra_section(spectra: Sequence[Spectrum]) -> _Section:
     curves = _figure(
         spectrum_map(side, "a", of="dW"), "How the energy of dW spreads over directions."
     )
+    body = f'<div class="beside">{drawn}{curves}</div>'
     if len(side) > _MOST_CURVES:
-        curves = _folded("By number of directions", curves)
-    return _Section(anchor="spectra", title="Spectra", body=f"{drawn}{curves}")
+        body = drawn + _folded("By number of directions", curves)
+    return _Section(anchor="spectra", title="Spectra", body=body)
+
+
+def _loading_section(commit: Commit, space: SpaceSummary) -> _Section:
+    first, *others = (
+        (
+            snippet.program,
+            f'<pre tabindex="0" role="group" aria-label="{html(snippet.program)}">'
+            f"<code>{html(snippet.text)}</code></pre>",
+        )
+        for snippet in snippets(commit, base_model=space.base_model)
+    )
+    folded = "".join(_folded(program, text) for program, text in others)
+    body = f"<p>{html(first[0])}</p>{first[1]}{folded}"
+    return _Section(anchor="loading", title="Load it", body=body)
 
 
 def _tasks_section(material: SpaceMaterial) -> _Section:

@@ -155,12 +155,17 @@ def test_a_version_has_its_modules_spectra_lineage_and_history(
     documents: dict[str, Document],
 ) -> None:
     assert documents["a merge"].values("id") == [
-        *("version", "versions", "lineage", "modules", "spectra", "log"),
+        *("version", "versions", "lineage", "modules", "spectra", "loading", "log"),
     ]
     drawn = documents["a version"].values("class")
     for look in ("timeline", "lineage", "bits", "errors", "directions", "spectra"):
         assert drawn.count(f"drawing {look}") == 1
     assert "prod is v2 from c7 to now" in documents["a version"].texts
+
+
+def test_a_version_says_how_it_is_loaded(documents: dict[str, Document]) -> None:
+    for part in ("PEFT", "vLLM", f"share-registry export {SPACE}/cola@v2 serve/"):
+        assert part in documents["a version"].text
 
 
 def test_a_space_has_its_tasks_aliases_retention_log_and_verification(

@@ -12,9 +12,9 @@ from share_registry.look.module_map import bits_map, error_map
 from share_registry.look.timeline import timeline
 from share_registry.names import SpaceName, parse_reference
 from share_registry.ui.addresses import version_path
-from share_registry.ui.views.loading import snippets
 from share_registry.ui.views.page import Page, Site
 from share_registry.values.commits import Commit
+from share_registry.values.loading import snippets
 from share_registry.values.past_versions import Chronicle, PastVersion
 from share_registry.values.tasks import SpaceSummary
 
