@@ -22,7 +22,7 @@ from share_registry.look.units import count, measured, percent, size, time_text,
 from share_registry.values.analyses import Retention, Spectrum
 from share_registry.values.checks import VerifyReport
 from share_registry.values.commits import AdapterReport, Commit, Log, modules_sheet
-from share_registry.values.loading import snippets
+from share_registry.values.loading import Snippet, snippets
 from share_registry.values.references import Alias, Tag
 from share_registry.values.report_page import BEGINNING, ReportPage
 from share_registry.values.sheet import NOTHING, as_html, metric_pairs, pairs, sheet_of
@@ -296,16 +296,17 @@ def _spectra_section(spectra: Sequence[Spectrum]) -> _Section:
 
 def _loading_section(commit: Commit, space: SpaceSummary) -> _Section:
     first, *others = (
-        (
-            snippet.program,
-            f'<pre tabindex="0" role="group" aria-label="{html(snippet.program)}">'
-            f"<code>{html(snippet.text)}</code></pre>",
-        )
+        (snippet.program, _code(snippet))
         for snippet in snippets(commit, base_model=space.base_model)
     )
     folded = "".join(_folded(program, text) for program, text in others)
     body = f"<p>{html(first[0])}</p>{first[1]}{folded}"
     return _Section(anchor="loading", title="Load it", body=body)
+
+
+def _code(snippet: Snippet) -> str:
+    box = f'<pre tabindex="0" role="group" aria-label="{html(snippet.program)}">'
+    return f"{box}<code>{html(snippet.text)}</code></pre>"
 
 
 def _tasks_section(material: SpaceMaterial) -> _Section:
