@@ -21,6 +21,7 @@ PARTS = (
     ("Looking after a long log", "removing", ()),
     ("A directory for servers", "syncing", ()),
     ("Downloads over HTTP", "downloading", ()),
+    ("Pages of a space of many tasks", "pages", ()),
     ("One task out of many from a new process", "cold", ()),
     ("A store in a bucket", "buckets", ()),
     ("The threads of the environment", "threads", ()),

@@ -24,7 +24,11 @@ from share_registry.values.analyses import Retention, RetentionCell, RetentionCo
 
 
 def retention(
-    context: Context, space: str | None, *, metric: str | None = None, newest: int | None = None
+    context: Context,
+    space: str | None,
+    *,
+    metric: str | None = None,
+    most: tuple[int, int] | None = None,
 ) -> Retention:
     """Return the forgetting matrix of a space.
 
@@ -35,7 +39,8 @@ def retention(
         context: The registry.
         space: The space; None for the default or only one.
         metric: Name of a recorded metric.
-        newest: Only so many commits, the newest, and the tasks that these changed; None for all.
+        most: So many tasks and commits at most: the newest commits, and of the tasks that these
+            changed those that changed last. None for all.
 
     Raises:
         NotFoundError: the space is not there, or no version has the metric.
@@ -47,10 +52,11 @@ def retention(
         commits = changing_commits(session, where)
         versions = versions_by_task(session, where)
         lives = lives_by_task(session, where)
-        if newest is not None and len(commits) > newest:
-            commits = commits[-newest:]
+        if most is not None and commits:
+            commits = commits[-most[1] :]
+            last = sorted(versions, key=lambda task: versions[task][-1].number)[-most[0] :]
             first = commits[0].number
-            versions = {task: rows for task, rows in versions.items() if rows[-1].number >= first}
+            versions = {task: versions[task] for task in last if versions[task][-1].number >= first}
         measured = metric_values(session, where, metric) if metric is not None else {}
         if metric is not None and not measured:
             recorded = ", ".join(metric_names(session, where)[:10])

@@ -13,8 +13,8 @@ from share_registry.registry.audit.retention import retention
 from share_registry.ui.views.page import Page, Site, text_of
 from share_registry.ui.views.tasks_and_commits import asked_version
 
-# Commits of a matrix: a picture has no room for more
-_COLUMNS: Final = 60
+# Tasks and commits of a matrix: a picture has no room for more
+_MOST: Final = (60, 60)
 
 
 def show_diff(site: Site, request: Request) -> Page:
@@ -46,7 +46,7 @@ def show_retention(site: Site, request: Request) -> Page:
     metric = text_of(request, "metric")
     with site.registry.context.reading() as session:
         metrics = metric_names(session, space.name)
-    matrix = retention(site.registry.context, space.name, metric=metric, newest=_COLUMNS)
+    matrix = retention(site.registry.context, space.name, metric=metric, most=_MOST)
     return Page(
         template="retention.html",
         title=f"Retention of {space.name}",
@@ -56,7 +56,7 @@ def show_retention(site: Site, request: Request) -> Page:
             "metrics": metrics,
             "matrix": matrix,
             "drawing": retention_map(matrix) if matrix.rows else "",
-            "columns": _COLUMNS,
+            "is_whole": len(matrix.rows) < _MOST[0] and len(matrix.commits) < _MOST[1],
         },
     )
 

@@ -16,6 +16,8 @@ from share_registry.values.tasks import Task
 
 _COMMITS: Final = 50
 _TASKS: Final = 100
+# Rows of changes
+_CHANGES: Final = 300
 # What is shown where nobody says since when
 _LATELY: Final = "7d"
 
@@ -135,6 +137,7 @@ def show_changes(site: Site, request: Request) -> Page:
             "space": space,
             "spaces": [each.name for each in site.registry.spaces()],
             "changes": changes,
+            "most": _CHANGES,
         },
     )
 
