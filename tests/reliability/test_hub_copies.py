@@ -92,6 +92,7 @@ def test_a_registry_goes_to_the_hub_and_comes_back_as_it_was(
     assert files_of(tmp_path / "copy") == files_of(aged)
     with opened(aged, mode="r") as registry, sr.Registry.open(tmp_path / "copy") as copy:
         assert copy.verify("deep").ok
+        assert copy.audit(since=registry.checkpoint()).commits == ()
         assert _exports(copy, tmp_path / "b") == _exports(registry, tmp_path / "a")
         assert copy.resolve(f"{SPACE}/t0@prod").version == 1
 

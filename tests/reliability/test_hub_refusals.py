@@ -12,6 +12,7 @@ from huggingface_hub import close_session
 
 import share_registry as sr
 from share_registry.exchange import hub_client
+from share_registry.registry.transfer import hub_store
 from tests.exchange.hub_state import Hub
 from tests.reliability.copying import (
     LOG,
@@ -25,6 +26,7 @@ from tests.reliability.hub_copying import (
     READER,
     REPO,
     changed,
+    commits,
     committing,
     kept,
     pull,
@@ -68,6 +70,16 @@ def test_what_the_hub_does_to_files_is_seen(hub: Hub, root: Path) -> None:
     hub.corrupting = lambda path, content: content if not path.endswith("1.json") else None
     with pytest.raises(sr.IntegrityError, match=r"000001\.json is not what was sent"):
         sr.clone(root, PLACE)
+
+
+def test_what_was_refused_is_not_asked_for_by_other_threads(
+    hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_store, "_COMMIT_FILES", 2)
+    hub.answers = {f"POST /api/models/{REPO}/commit": (400, "the repository is full")}
+    with pytest.raises(sr.RefusedError, match="the repository is full"):
+        sr.clone(root, PLACE)
+    assert commits(hub) == 1
 
 
 def test_who_may_not_is_told_so(

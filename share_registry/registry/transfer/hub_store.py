@@ -9,8 +9,8 @@ Nothing is ever removed, and no file is written but those of a store.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
@@ -22,6 +22,7 @@ from share_registry.errors import (
     IntegrityError,
     NotFoundError,
     RefusedError,
+    ShareRegistryError,
     ensure,
 )
 from share_registry.exchange.hub_branch import (
@@ -133,6 +134,7 @@ class HubStore(BlobStore):
         self._unsent: dict[str, bytes] = {}
         self._sent: list[tuple[str, CommitOperationAdd]] = []
         self._written: set[str] = set()
+        self._failure: ShareRegistryError | None = None
         try:
             super().__init__(identity)
         except NotFoundError as error:
@@ -203,7 +205,7 @@ class HubStore(BlobStore):
             ),
         )
         file = _HubFile.of(content)
-        with self._lock:
+        with self._lock, self._failing():
             self._files[name] = file
             # where objects are, FORMAT must be
             is_first = name == FORMAT or object_of(name) is not None
@@ -301,12 +303,23 @@ class HubStore(BlobStore):
             IntegrityError: the Hub has other bytes than were sent.
             StoreError: whether it was committed is not known.
         """
-        with self._lock:
+        with self._lock, self._failing():
             self._unsent |= self._last
             self._last = {}
             self._send()
             self._commit()
             self._check()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Let what is put after a failure fail alike: what was sent is not to be sent again."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except ShareRegistryError as error:
+            self._failure = error
+            raise
 
     def _make_room(self) -> None:
         """Send what waits, and commit what is sent, where it is much."""
