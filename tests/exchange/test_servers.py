@@ -18,6 +18,7 @@ from tests.exchange.zoo import CASES
 
 Original = Callable[[str], Path]
 
+EVERY_LAYER = ("layers.0.o_proj", "layers.1.o_proj")
 SCALE = "OpenVINO GenAI: reads the tensor file alone: without a word it leaves out the scale,"
 
 EXPECTED: dict[str, tuple[str, ...]] = {
@@ -36,8 +37,11 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "LoRAX, TGI: ignore alpha_pattern",
         "llama.cpp: ignores alpha_pattern",
     ),
-    "regex": ("SGLang: refuses target_modules given as a regular expression",),
-    "layers": ("LoRAX, TGI: drop every module type that some layer of the model lacks",),
+    "regex": (
+        "SGLang: refuses target_modules given as a regular expression",
+        "LoRAX, TGI: drop every module type: not every layer of the model is adapted",
+    ),
+    "layers": ("LoRAX, TGI: drop every module type: not every layer of the model is adapted",),
     "exclude": (
         "SGLang: the first request for it ends the server: k_proj or v_proj without q_proj",
         "LoRAX, TGI: drop self_attn.q_proj",
@@ -85,6 +89,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "replicated": (
         "vLLM: refuses layer_replication",
         "SGLang: fails on layer_replication",
+        "LoRAX, TGI: ignore layer_replication",
         "OpenVINO GenAI: ignores layer_replication",
         "ONNX Runtime GenAI: leaves out layer_replication",
     ),
@@ -95,7 +100,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "gpt2_embedding": (
         "vLLM: refuses embedding factors but for some models",
-        "LoRAX, TGI: do not find embedding factors",
+        "LoRAX, TGI: leave out embedding factors",
         "llama.cpp: does not serve embedding factors of models with tied embeddings",
         "OpenVINO GenAI: leaves out embedding factors",
         "ONNX Runtime GenAI: leaves out embedding factors",
@@ -179,23 +184,34 @@ def small_adapter(*modules: str, rank: int = 2, **config: Any) -> Adapter:
     ],
 )
 def test_ranks_beyond_vllms_default_and_largest_are_named(rank: int, expected: list[str]) -> None:
-    adapter = small_adapter("layers.0.o_proj", rank=rank, lora_alpha=rank, r=rank)
+    adapter = small_adapter(*EVERY_LAYER, rank=rank, lora_alpha=rank, r=rank)
     assert notes_of(adapter, "vLLM") == expected
     assert lint(adapter) == tuple(f"vLLM: {note}." for note in expected)
 
 
 def test_llama_cpp_reads_alpha_0_as_no_scaling() -> None:
-    adapter = small_adapter("layers.0.o_proj", lora_alpha=0)
+    adapter = small_adapter(*EVERY_LAYER, lora_alpha=0)
     assert lint(adapter) == ("llama.cpp: reads lora_alpha 0 as no scaling.",)
 
 
 def test_a_config_without_lora_alpha_fails_in_three_servers() -> None:
-    assert lint(small_adapter("layers.0.o_proj", lora_alpha=None)) == (
+    assert lint(small_adapter(*EVERY_LAYER, lora_alpha=None)) == (
         "vLLM: refuses a config without lora_alpha.",
         "SGLang: fails on a config without lora_alpha.",
         "llama.cpp: its converter fails on a config without lora_alpha.",
         f"{SCALE} which has to be given as alpha=4.",
     )
+
+
+@pytest.mark.parametrize(
+    ("layers", "drops"), [((0, 1), False), ((0, 1, 2), False), ((1, 2), True), ((0, 2), True)]
+)
+def test_layers_that_are_certainly_not_adapted_are_an_alarm_for_lorax(
+    layers: tuple[int, ...], drops: bool
+) -> None:
+    notes = notes_of(small_adapter(*(f"layers.{layer}.o_proj" for layer in layers)), "LoRAX, TGI")
+    expected = ["drop every module type: not every layer of the model is adapted"]
+    assert notes == (expected if drops else [])
 
 
 def test_one_rank_other_than_r_ends_sglang() -> None:
@@ -285,7 +301,7 @@ LEFT_OUT = (
 
 def experts(*names: str, **config: Any) -> Adapter:
     """Return an adapter of experts with pairs of their own, of scale 1."""
-    owners = [f"layers.0.mlp.experts.{number}" for number in range(2)]
+    owners = [f"layers.{layer}.mlp.experts.{number}" for layer in (0, 1) for number in (0, 1)]
     modules = [f"{owner}.{name}" for owner in owners for name in names]
     return small_adapter(*modules, **{"lora_alpha": 2, **config})
 

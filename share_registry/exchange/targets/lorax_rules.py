@@ -1,11 +1,18 @@
-"""What LoRAX and TGI of 2026 read wrongly without an error."""
+"""What LoRAX of May 2026, and TGI, read wrongly without an error.
+
+They stack a type of module over all layers of the model, and leave out a type that a layer lacks.
+How many layers the model has stands in no adapter; that it has more than one is taken for granted.
+"""
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Final
 
 from share_registry.exchange.config import PREFIX
 from share_registry.exchange.targets.subject import (
+    COPY,
+    TRAINING_ONLY,
     ServerNote,
     Subject,
     applying,
@@ -26,6 +33,7 @@ def lorax(subject: Subject) -> list[ServerNote]:
             misread("ignore rank_pattern, so scales are wrong"): config.get("rank_pattern"),
             misread("ignore alpha_pattern, so scales are wrong"): config.get("alpha_pattern"),
             misread("read activated LoRA as plain LoRA"): config.get("alora_invocation_tokens"),
+            misread("ignore layer_replication"): config.get("layer_replication"),
         }
     )
     types = _types(layout)
@@ -36,16 +44,28 @@ def lorax(subject: Subject) -> list[ServerNote]:
             notes.append(misread(f"drop {name}: not every adapted layer has it"))
         if len({rank for _, _, rank in modules}) > 1:
             notes.append(refused(f"cannot stack {name}: its ranks differ"))
-    ignored = count_tensors(subject.passengers, " outside the factor pairs")
+    lost = [
+        key
+        for key in subject.passengers
+        if not (COPY.fullmatch(key) or TRAINING_ONLY.fullmatch(key))
+    ]
     return notes + applying(
         {
-            misread(
-                "drop every module type that some layer of the model lacks (layers_to_transform)"
-            ): config.get("layers_to_transform") is not None,
-            refused("do not find embedding factors"): subject.has(Form.EMBEDDING),
-            misread(f"ignore {ignored}"): ignored,
+            misread("drop every module type: not every layer of the model is adapted"): (
+                config.get("layers_to_transform") is not None or _lacks_layers(layers)
+            ),
+            misread("leave out embedding factors without a word"): subject.has(Form.EMBEDDING),
+            misread(f"ignore {count_tensors(lost, ' outside the factor pairs')}"): lost,
         }
     )
+
+
+def _lacks_layers(layers: Collection[tuple[str, int]]) -> bool:
+    """Tell whether some layers of the model are certainly not adapted."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for prefix, layer in layers:
+        numbers[prefix].add(layer)
+    return any(len(each) == 1 or each != {*range(max(each) + 1)} for each in numbers.values())
 
 
 def _types(layout: Layout) -> dict[str, list[tuple[str, int, int]]]:

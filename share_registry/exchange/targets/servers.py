@@ -52,7 +52,7 @@ TARGETS: Final[Mapping[str, ServerTarget]] = {
     "peft": ServerTarget(title="PEFT", release="0.21", rules=peft, of_pipelines=None),
     "vllm": ServerTarget(title="vLLM", release="0.33", rules=vllm),
     "sglang": ServerTarget(title="SGLang", release="0.5.23", rules=sglang),
-    "lorax": ServerTarget(title="LoRAX, TGI", release="of 2026", rules=lorax),
+    "lorax": ServerTarget(title="LoRAX, TGI", release="of May 2026", rules=lorax),
     "llama.cpp": ServerTarget(title="llama.cpp", release="b11549", rules=llama_cpp),
     "openvino": ServerTarget(title="OpenVINO GenAI", release="2026.4", rules=openvino),
     "onnxruntime": ServerTarget(title="ONNX Runtime GenAI", release="0.18", rules=onnxruntime),
