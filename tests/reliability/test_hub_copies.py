@@ -135,6 +135,8 @@ def test_a_copy_may_be_in_a_folder_of_a_branch_or_in_a_data_set(
     for revision in ("v1", commit):
         with pytest.raises(sr.InvalidInputError, match="expected a branch"):
             sr.clone(root, pinned.at(revision))
+    with pytest.raises(sr.InvalidInputError, match="expected a branch"):
+        sr.clone(root, pinned.at(commit), dry_run=True)
 
 
 def test_only_what_is_new_travels_either_way(hub: Hub, root: Path, tmp_path: Path) -> None:

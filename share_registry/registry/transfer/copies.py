@@ -22,6 +22,8 @@ from share_registry.errors import (
     RefusedError,
     ensure,
 )
+from share_registry.exchange.hub_branch import check_branch
+from share_registry.exchange.hub_client import HubLocation
 from share_registry.exchange.places import is_on_hub
 from share_registry.format.records import format_bytes
 from share_registry.kinds import FilePath
@@ -72,7 +74,7 @@ def clone(
     """
     outside = Outside()
     with ExitStack() as stack:
-        _check_apart(from_, to, outside)
+        _check_places(from_, to, outside)
         source = _open(stack, from_, "r", outside)
         copy = _open_clone(stack, to, source, outside, dry_run=dry_run)
         return _copy_whole(
@@ -92,7 +94,7 @@ def push(
 ) -> TransferReport:
     """Copy to another store what it lacks; see `Registry.push`."""
     with ExitStack() as stack:
-        _check_apart(_place(context), to, context.outside)
+        _check_places(_place(context), to, context.outside)
         copy = _open(stack, to, "r" if dry_run else "w", context.outside)
         return _copy_whole(
             Way(
@@ -119,7 +121,7 @@ def pull(
             yield
 
     with ExitStack() as stack:
-        _check_apart(from_, _place(context), context.outside)
+        _check_places(from_, _place(context), context.outside)
         source = _open(stack, from_, "r", context.outside)
         report = _copy(
             Way(
@@ -241,8 +243,10 @@ def _checked(place: FilePath) -> FilePath:
     return place
 
 
-def _check_apart(source: FilePath | Store, target: FilePath | Store, outside: Outside) -> None:
-    """Refuse to copy a store to itself. Raises InvalidInputError."""
+def _check_places(source: FilePath | Store, target: FilePath | Store, outside: Outside) -> None:
+    """Refuse to copy a store to itself, or to a commit of the Hub. Raises InvalidInputError."""
+    if is_on_hub(target):
+        check_branch(HubLocation.parse(str(target)), hint="Leave it out, or name a branch.")
     ensure(
         source is not target and what_is_at(source, outside) != what_is_at(target, outside),
         InvalidInputError("a store is no copy of itself.", hint="Give two places."),

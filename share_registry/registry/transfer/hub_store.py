@@ -29,7 +29,6 @@ from share_registry.exchange.hub_branch import (
     BranchMovedError,
     HubBranch,
     blob_id,
-    check_branch,
 )
 from share_registry.exchange.hub_client import HubLocation, open_client
 from share_registry.format.canonical import sha256
@@ -157,7 +156,7 @@ class HubStore(BlobStore):
             identity: uuid of a store that is created.
 
         Raises:
-            InvalidInputError: a malformed address, or one of a commit or tag where it is written.
+            InvalidInputError: a malformed address, or one of a tag where it is written.
             NotFoundError: no such repository, revision or store, or no right to see it.
             RefusedError: no token, or no right.
             StoreError: the Hub cannot be reached, or fails.
@@ -166,7 +165,6 @@ class HubStore(BlobStore):
         if mode == "r":
             branch = HubBranch(api=open_client(outside), location=location)
             return cls(branch, branch.resolve(), identity=None, read_only=True)
-        check_branch(location, hint="Leave it out, or name a branch.")
         branch = HubBranch(api=open_client(outside, signs_in=True), location=location)
         head = branch.head(create=mode == "c") or branch.create(private=True)
         return cls(branch, head, identity=identity if mode == "c" else None, read_only=False)
