@@ -67,6 +67,12 @@ class Gate:
                 "the path has characters that cannot be printed.", hint="No name has any."
             )
             return error_answer(unreadable, status=400)
+        if _is_elsewhere(headers):
+            error = RefusedError(
+                "a page of another site asks for this one in the background.",
+                hint="Follow a link to it, or ask for it without a browser.",
+            )
+            return error_answer(error, status=403)
         if scope["method"] not in _METHODS:
             refused = RefusedError("this server only reads.", hint="Use GET or HEAD.")
             return error_answer(refused, status=405, headers={"Allow": ", ".join(_METHODS)})
@@ -124,6 +130,12 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _is_elsewhere(headers: Headers) -> bool:
+    """Tell whether a page of another site asks, other than by a link: for nothing but the work."""
+    site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+    return site in ("cross-site", "same-site") and mode != "navigate"
 
 
 def _password(credentials: str) -> str:

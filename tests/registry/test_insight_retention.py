@@ -176,3 +176,15 @@ def test_a_long_history_is_shown_by_its_ends(registry: sr.Registry) -> None:
     first, between, *newest = next(line for line in shown.splitlines() if "c17" in line).split()[1:]
     assert (first, between, newest[-4:]) == ("c2", "…", ["c17", "last", "-", "first"])
     assert "c3" not in newest
+
+
+def test_of_many_the_newest_commits_are_given_and_the_tasks_that_changed_last(
+    two_tasks: sr.Registry,
+) -> None:
+    whole = retention(two_tasks.context, None)
+    last = retention(two_tasks.context, None, most=(9, 2))
+    assert last.commits == whole.commits[-2:]
+    assert [row.task for row in last.rows] == ["cola"]
+    assert last.rows[0].cells == whole.rows[0].cells[-2:]
+    assert [row.task for row in retention(two_tasks.context, None, most=(1, 9)).rows] == ["cola"]
+    assert retention(two_tasks.context, None, most=(2, 5)) == whole

@@ -95,7 +95,7 @@ def write_story(root: Path) -> Path:
 
 
 @contextmanager
-def looking_at(place: Path, **options: Any) -> Iterator[TestClient]:
+def looking_at(place: Path | str, **options: Any) -> Iterator[TestClient]:
     """Yield a client of the pages of a registry."""
     request = ServeRequest(
         **{

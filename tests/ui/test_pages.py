@@ -1,6 +1,7 @@
 """Every page: it is there, harmless whatever it shows, and leads on to others."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import share_registry as sr
+from share_registry.catalog.queries.resolution import version_of
 from share_registry.ui.safe_headers import POLICY
 from share_registry.ui.views.page_table import PAGES
 from tests.cli.test_evil_texts import has_driver
@@ -245,3 +247,52 @@ def test_a_version_that_is_gone_or_dropped_is_still_shown(pages: TestClient) -> 
     assert "mrpc v1" in dropped.text
     # by an older name
     assert pages.get(f"/tasks/{SPACE}/first@v2").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        *(("none", "navigate", 200), ("same-origin", "cors", 200), ("cross-site", "navigate", 200)),
+        *(("cross-site", "no-cors", 403), ("same-site", "cors", 403), ("cross-site", "", 403)),
+    ],
+)
+def test_pages_of_other_sites_may_link_and_not_load(
+    pages: TestClient, site: str, mode: str, status: int
+) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    assert pages.get("/verify?level=quick", headers=headers).status_code == status
+
+
+def test_a_task_whose_objects_are_damaged_is_shown_and_says_so(story: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    with sr.Registry.open(place, mode="r") as registry, registry.context.reading() as session:
+        digest = version_of(session, f"{SPACE}/cola@v2").adapter_digest
+    path = place / "objects" / digest[:2] / digest[2:]
+    path.chmod(0o600)
+    path.write_bytes(b"rotten")
+    with looking_at(place) as client:
+        task = client.get(f"/tasks/{SPACE}/cola@v2")
+        assert (task.status_code, digest[:8] in task.text) == (200, True)
+        assert "4 versions" in Document(task.text).text
+        spectra = client.get(f"/tasks/{SPACE}/cola@v2/spectra")
+        assert spectra.status_code == 500
+        assert "is damaged" in Document(spectra.text).text
+        found = Document(client.get("/verify?level=data").text)
+        assert {"OBJ-01", "damaged"} <= {*found.text.split()}
+        # the name that the task had then leads to it
+        assert f"/tasks/{SPACE}/first@v2" in found.links
+
+
+def test_pages_are_the_same_from_postgresql(
+    pages: TestClient, story: Path, tmp_path: Path, postgresql_url: str
+) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    sr.Registry.open(postgresql_url, store=place, mode="c").close()
+    with looking_at(postgresql_url, store=place) as client:
+        for path in ("/", f"/spaces/{SPACE}", f"/spaces/{SPACE}?sort=-acc", f"/tasks/{SPACE}/cola"):
+            # the bar on top says where the registry is
+            shown, expected = (
+                each.get(path).text.partition('<main id="main"')[2] for each in (client, pages)
+            )
+            assert shown == expected, path
+        assert 'share_registry_versions{space="other"} 0' in client.get("/metrics").text

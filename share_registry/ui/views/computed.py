@@ -5,10 +5,10 @@ from typing import Final
 from starlette.requests import Request
 
 from share_registry.catalog.queries.retention_rows import metric_names
-from share_registry.look.module_map import change_map
+from share_registry.look.module_map import change_map, directions_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.spectrum_map import spectrum_map
-from share_registry.registry.analysis.version_spectra import version_spectra
+from share_registry.registry.analysis.analyze import version_spectra
 from share_registry.registry.audit.retention import retention
 from share_registry.ui.views.page import Page, Site, text_of
 from share_registry.ui.views.tasks_and_commits import asked_version
@@ -64,7 +64,9 @@ def show_retention(site: Site, request: Request) -> Page:
 def show_spectra(site: Site, request: Request) -> Page:
     """Show how the energy of a version spreads over directions."""
     space, ref = asked_version(site, request)
-    spectra = version_spectra(site.registry.context, ref, space=None)
+    spectra = [
+        spectrum for spectrum in version_spectra(site.registry.context, ref) if spectrum.side == "a"
+    ]
     return Page(
         template="spectra.html",
         title=f"Spectra of {ref}",
@@ -72,7 +74,8 @@ def show_spectra(site: Site, request: Request) -> Page:
             "space": space,
             "ref": ref,
             "spectra": spectra,
-            "drawing": spectrum_map(spectra, "a") if spectra else "",
+            "drawing": directions_map(spectra) if spectra else "",
+            "explained": spectrum_map(spectra, "a"),
         },
     )
 
