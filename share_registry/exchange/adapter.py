@@ -6,12 +6,16 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
+from typing_extensions import override
+
 from share_registry import kinds
 from share_registry.format.layout import Layout
 from share_registry.format.records import Source
 from share_registry.kinds import wrong_kind
+from share_registry.look.units import percent, size
 from share_registry.names import Digest
 from share_registry.outside.files import Outside
+from share_registry.values.sheet import Sheet, Shown
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +49,7 @@ def _expected(kind: type | tuple[type, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class Adapter(Shown):
     """One adapter.
 
     Attributes:
@@ -90,6 +94,22 @@ class Adapter:
             if not isinstance(value := getattr(self, name), kind):
                 hint = "Take an adapter that was read or checked out, and `replace` members of it."
                 raise wrong_kind(name, value, _expected(kind), hint)
+
+    @override
+    def sheet(self) -> Sheet:
+        facts = {
+            "base": self.config.get("base_model_name_or_path"),
+            "r": self.config.get("r"),
+            "tensors": f"{len(self.tensors)}, {size(self.raw_bytes)}",
+            "error": None if self.error is None else percent(self.error),
+            "files": ", ".join(sorted(self.attachments)),
+        }
+        return Sheet(
+            title=self.ref or self.source.location or "adapter",
+            facts=tuple((name, str(value)) for name, value in facts.items() if value),
+            notes=self.remarks,
+            refs=(self.ref,) if self.ref else (),
+        )
 
     @property
     def passengers(self) -> dict[str, "torch.Tensor"]:

@@ -16,7 +16,9 @@ CELLS: Final = {
     "registry = sr.Registry.open('registry')\n"
     "commit = registry.commit('cola', labels={'a': '<script>'})\n"
     "_ = registry.set_alias(commit, 'prod')",
+    "adapter": "registry.checkout('cola')",
     "aliases": "registry.aliases()",
+    "basis": "_ = registry.refit(max_rank=2, force=True)\nregistry.basis()",
     "commit": "commit",
     "lineage": "registry.lineage('cola')",
     "log": "registry.log()",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from typing_extensions import override
 
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
@@ -15,8 +16,10 @@ from share_registry.catalog.queries.as_of import At, number_at
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import NotFoundError
 from share_registry.format.symbols import Ints
+from share_registry.look.units import count, size
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.context import Context
+from share_registry.values.sheet import Sheet, Shown, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class BasisModule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Basis:
+class Basis(Shown):
     """A basis of a space.
 
     Attributes:
@@ -54,6 +57,21 @@ class Basis:
     def ranks(self) -> dict[str, tuple[int, int]]:
         """(k_a, k_b) of every module."""
         return {name: (len(module.a), len(module.b)) for name, module in self.modules.items()}
+
+    @override
+    def sheet(self) -> Sheet:
+        ref = f"{self.space}/@c{self.number}"
+        return Sheet(
+            title=f"{ref}: a basis of {count(len(self.modules), 'module')}",
+            facts=(("size", size(self.size_bytes)), ("object", self.digest)),
+            tables=(
+                Table.of(
+                    {"module": name, "k of a>": str(a), "k of b>": str(b)}
+                    for name, (a, b) in self.ranks.items()
+                ),
+            ),
+            refs=(ref,),
+        )
 
 
 @one_thread()
