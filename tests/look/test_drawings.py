@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from share_registry.look.lineage_graph import lineage_graph
-from share_registry.look.module_map import bits_map, directions_map, error_map
+from share_registry.look.module_map import bits_map, change_map, directions_map, error_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.sparkline import sparkline
 from share_registry.look.spectrum_map import spectrum_map
@@ -27,6 +27,7 @@ MERGE: Final = (
 DRAWINGS: Final[dict[str, Callable[[], str]]] = {
     "bits": lambda: bits_map(samples.report({f"layers.0.{EVIL}": 0.1, EVIL: 0.2})),
     "bits of none": lambda: bits_map(samples.report({})),
+    "changes": lambda: change_map({f"layers.0.{EVIL}": 0.5, EVIL: 1.0}),
     "directions": lambda: directions_map([samples.spectrum(f"layers.0.{EVIL}")]),
     "errors": lambda: error_map(samples.report({f"layers.{n}.{EVIL}": 0.1 for n in range(90)})),
     "lineage": lambda: lineage_graph(samples.lineage("both@v1", MERGE)),
@@ -47,7 +48,17 @@ DRAWINGS: Final[dict[str, Callable[[], str]]] = {
 }
 CLASS: Final = re.compile(r"\.([a-z][a-z0-9-]*)")
 NOT_LOOKS: Final = {
-    *("bits", "directions", "errors", "lineage", "retention", "sparkline", "spectra", "timeline"),
+    *(
+        "bits",
+        "changes",
+        "directions",
+        "errors",
+        "lineage",
+        "retention",
+        "sparkline",
+        "spectra",
+        "timeline",
+    ),
 }
 """Classes that say which drawing it is, for whoever places it."""
 
