@@ -34,12 +34,12 @@ SECTIONS: Final = (
 )
 
 
-def templates(bundle: Assets, *, location: str) -> Environment:
+def templates(bundle: Assets, *, name: str) -> Environment:
     """Return the templates of the package, with what they may call.
 
     Args:
         bundle: The files that pages refer to.
-        location: Where the registry is, as people know it.
+        name: Of the registry.
     """
     environment = Environment(
         loader=PackageLoader("share_registry.ui", "templates"),
@@ -52,7 +52,7 @@ def templates(bundle: Assets, *, location: str) -> Environment:
     environment.globals |= {
         **_FUNCTIONS,
         "asset": bundle.path,
-        "location": location,
+        "registry": name,
         "sections": SECTIONS,
         "version": __version__,
     }

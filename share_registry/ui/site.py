@@ -59,7 +59,8 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
         bundle = read_assets(outside)
         telemetry = Telemetry()
         site = Site(registry=registry, service=service)
-        pages = templates(bundle, location=registry.location)
+        # of a path its end: where it is on this machine is nobody else's matter
+        pages = templates(bundle, name=registry.location.rstrip("/").rpartition("/")[2])
         app = _documents(site)
         app.router.routes += [
             *release_routes(service),

@@ -88,6 +88,15 @@ def test_every_answer_has_the_headers_that_keep_a_browser_safe(pages: TestClient
     assert not {"unsafe", "*", "data:", "http"} & {*re.split(r"[ ';-]", POLICY)}
 
 
+def test_no_page_says_where_the_registry_is_on_the_machine(
+    walked: dict[str, tuple[Any, Document]], story: Path
+) -> None:
+    for path, (answer, page) in walked.items():
+        shown = answer.text.replace(str(story.parent / "in"), "")
+        assert str(story.parent) not in shown, path
+        assert not page.elements or "registry" in page.text
+
+
 def test_a_page_has_landmarks_headings_and_names(walked: dict[str, tuple[Any, Document]]) -> None:
     for path, (_, page) in walked.items():
         if not page.elements:
