@@ -133,9 +133,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_elsewhere(headers: Headers) -> bool:
-    """Tell whether a page of another site asks, other than by a link: for nothing but the work."""
-    site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
-    return site in ("cross-site", "same-site") and mode != "navigate"
+    """Tell whether a page of another site asks, other than by a link: for nothing but the work.
+
+    A frame within that page navigates too.
+    """
+    purpose = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    is_link = purpose == ("navigate", "document")
+    return headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_link
 
 
 def _password(credentials: str) -> str:

@@ -1,5 +1,6 @@
 """What is told to a monitoring system, in the text format of Prometheus."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from threading import Lock
@@ -9,9 +10,11 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from share_registry.catalog.queries.task_histories import version_counts
+from share_registry.errors import ShareRegistryError
 from share_registry.outside.files import Outside
 from share_registry.registry.registry import Registry
 
+_LOG: Final = logging.getLogger(__name__)
 # Upper ends of classes of duration, in seconds
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ELSEWHERE: Final = "other"
@@ -101,10 +104,15 @@ class Meter:
 
 
 def registry_lines(registry: Registry) -> list[str]:
-    """Return what a registry holds."""
-    spaces = registry.spaces()
-    with registry.context.reading() as session:
-        versions = version_counts(session)
+    """Return whether a registry could be read, and what it holds then."""
+    up = [*_head("up", "gauge", "Whether the registry could be read.")]
+    try:
+        spaces = registry.spaces()
+        with registry.context.reading() as session:
+            versions = version_counts(session)
+    except ShareRegistryError as error:
+        _LOG.warning("the registry cannot be read for its numbers: %s", error)
+        return [*up, _line("up", 0)]
     gauges: tuple[tuple[str, str, dict[str, int]], ...] = (
         ("tasks", "Live tasks.", {space.name: space.tasks for space in spaces}),
         ("commits", "Commits.", {space.name: space.commits for space in spaces}),
@@ -112,7 +120,8 @@ def registry_lines(registry: Registry) -> list[str]:
         ("added_bytes", "Bytes brought by versions.", {s.name: s.bytes_added for s in spaces}),
         ("raw_bytes", "Bytes of the tensor files given.", {s.name: s.raw_bytes for s in spaces}),
     )
-    lines = [*_head("spaces", "gauge", "Spaces."), _line("spaces", len(spaces))]
+    lines = [*up, _line("up", 1)]
+    lines += [*_head("spaces", "gauge", "Spaces."), _line("spaces", len(spaces))]
     for name, text, values in gauges:
         lines += _head(name, "gauge", text)
         lines += [_line(name, value, space=space) for space, value in sorted(values.items())]

@@ -94,6 +94,15 @@ def write_story(root: Path) -> Path:
     return root / "registry"
 
 
+def damage_last_record(place: Path, space: str) -> None:
+    """Damage the last record of a space, and remove the catalog that has it."""
+    last = max((place / "spaces" / space / "log").glob("*.json"))
+    last.chmod(0o600)
+    last.write_bytes(b"rotten")
+    for path in place.glob("catalog.sqlite*"):
+        path.unlink()
+
+
 @contextmanager
 def looking_at(place: Path | str, **options: Any) -> Iterator[TestClient]:
     """Yield a client of the pages of a registry."""

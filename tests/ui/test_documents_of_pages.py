@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.testclient import TestClient
 from share_registry.cli.main import main
 from tests.cli.test_evil_texts import has_driver
 from tests.cli.tiny import SPACE
-from tests.ui.looking import looking_at
+from tests.ui.looking import damage_last_record, looking_at
 
 SAME = {
     "/v1/spaces": ["spaces"],
@@ -133,6 +134,7 @@ def test_numbers_to_monitor_are_those_of_the_registry_and_of_the_requests(story:
         versions = len(client.get("/v1/tasks?all_versions=true&limit=1000").json())
     samples = read_metrics(answer.text)
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert samples["share_registry_up"] == 1
     assert samples["share_registry_spaces"] == len(spaces) == 2
     for space in spaces:
         label = f'{{space="{space["name"]}"}}'
@@ -153,3 +155,18 @@ def test_numbers_to_monitor_are_those_of_the_registry_and_of_the_requests(story:
     }
     assert samples['share_registry_request_seconds_count{route="/"}'] == 2
     assert samples['share_registry_request_seconds_bucket{route="/",le="+Inf"}'] == 2
+
+
+def test_numbers_to_monitor_are_sent_where_the_registry_cannot_be_read(
+    story: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    damage_last_record(place, "other")
+    with looking_at(place) as client:
+        client.get("/healthz")
+        answer = client.get("/metrics")
+    samples = read_metrics(answer.text)
+    assert (answer.status_code, samples["share_registry_up"]) == (200, 0)
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert samples['share_registry_requests_total{route="/healthz",status="200"}'] == 1
+    assert not any("_spaces" in name for name in samples)

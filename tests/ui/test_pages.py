@@ -259,16 +259,26 @@ def test_a_version_that_is_gone_or_dropped_is_still_shown(pages: TestClient) -> 
 
 
 @pytest.mark.parametrize(
-    ("site", "mode", "status"),
+    ("site", "mode", "dest", "status"),
     [
-        *(("none", "navigate", 200), ("same-origin", "cors", 200), ("cross-site", "navigate", 200)),
-        *(("cross-site", "no-cors", 403), ("same-site", "cors", 403), ("cross-site", "", 403)),
+        ("none", "navigate", "document", 200),
+        ("same-origin", "cors", "empty", 200),
+        ("same-origin", "navigate", "iframe", 200),
+        ("cross-site", "navigate", "document", 200),
+        ("cross-site", "navigate", "iframe", 403),
+        ("same-site", "navigate", "frame", 403),
+        ("cross-site", "navigate", "object", 403),
+        ("cross-site", "navigate", "", 403),
+        ("cross-site", "no-cors", "image", 403),
+        ("cross-site", "no-cors", "document", 403),
+        ("same-site", "cors", "empty", 403),
+        ("cross-site", "", "", 403),
     ],
 )
 def test_pages_of_other_sites_may_link_and_not_load(
-    pages: TestClient, site: str, mode: str, status: int
+    pages: TestClient, site: str, mode: str, dest: str, status: int
 ) -> None:
-    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
     assert pages.get("/verify?level=quick", headers=headers).status_code == status
 
 
