@@ -16,6 +16,8 @@ _LAYER: Final = re.compile(r"(?P<layer>(?:.*\.)?\d+)\.(?P<projection>[^.].*)")
 _NUMBER: Final = re.compile(r"\d+")
 # The name of the column of modules that are no projection of a layer
 _WHOLE: Final = "whole"
+# Cells to a module up to which modules are a table: of more nearly all would be empty
+_MOST_CELLS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +38,19 @@ class _Spot:
 
 
 def grid_of(modules: Iterable[str]) -> ModuleGrid:
-    """Return modules as a table, each once; names without what all of them begin with."""
-    by_spot = {spot: module for module, spot in _spots([*modules]).items()}
-    rows = sorted({spot.layer for spot in by_spot}, key=_place)
+    """Return modules as a table, each once; names without what all of them begin with.
+
+    Where hardly any layer has a projection of another, modules are one column.
+    """
+    names = [*dict.fromkeys(modules)]
+    by_spot = {spot: module for module, spot in _spots(names).items()}
     columns = list(dict.fromkeys(spot.projection for spot in by_spot))
+    layers = {spot.layer for spot in by_spot}
+    if len(layers) * len(columns) > _MOST_CELLS * len(names):
+        short = without_shared_beginning(names)
+        by_spot = {_Spot(name, ""): module for name, module in zip(short, names, strict=True)}
+        columns, layers = [""], {*short}
+    rows = sorted(layers, key=_place)
     return ModuleGrid(
         rows=rows,
         columns=[column or _WHOLE for column in columns],

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Of the colours, about the middle
 _LEAST_SPREAD: Final = 0.1
+_MOST_ROWS: Final = 200
+_MOST_COLUMNS: Final = 40
 
 
 def bits_map(report: "AdapterReport") -> str:
@@ -79,7 +81,12 @@ def _draw(
     look: str,
 ) -> str:
     grid = grid_of(values)
-    cells = [[_cell(module, values, tips, write) for module in row] for row in grid.modules]
+    rows = _largest(grid.modules, values, _MOST_ROWS)
+    columns = _largest([*zip(*grid.modules, strict=True)], values, _MOST_COLUMNS)
+    cells = [
+        [_cell(grid.modules[row][column], values, tips, write) for column in columns]
+        for row in rows
+    ]
     low, high = ends_of([*values.values()] or [0.0], least=_LEAST_SPREAD)
     extremes = sorted(values, key=lambda module: values[module])
     said = [f"{count(len(values), 'module')} by layer and projection"]
@@ -94,15 +101,34 @@ def _draw(
             description=f"{'; '.join(said)}.",
             corner="layer",
             unit=unit,
-            rows=grid.rows,
-            columns=grid.columns,
+            rows=[grid.rows[row] for row in rows],
+            columns=[grid.columns[column] for column in columns],
             cells=cells,
             low=low,
             high=high,
             ends=(write(max(low, 0.0)), write(high)),
+            notes=[
+                f"{len(drawn)} of {len(names)} {lines}: those with the largest numbers"
+                for lines, drawn, names in (
+                    ("rows", rows, grid.rows),
+                    ("columns", columns, grid.columns),
+                )
+                if len(drawn) < len(names)
+            ],
         ),
         look=look,
     )
+
+
+def _largest(
+    lines: Sequence[Sequence[str | None]], values: Mapping[str, float], most: int
+) -> list[int]:
+    """Return which rows or columns are drawn: of very many those with the largest values."""
+    largest = sorted(
+        range(len(lines)),
+        key=lambda line: max(values[module] for module in lines[line] if module is not None),
+    )
+    return sorted(largest[-most:])
 
 
 def _cell(

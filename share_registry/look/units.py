@@ -7,6 +7,8 @@ from typing import Final
 _UNITS: Final = ("kB", "MB", "GB", "TB")
 # Percentages below it have no digit among two decimals
 _SMALLEST: Final = Decimal("0.01")
+# Percentages from it on are read by their exponent
+_LARGE: Final = Decimal(10) ** 6
 
 
 def size(count: int) -> str:
@@ -22,7 +24,7 @@ def size(count: int) -> str:
 
 
 def percent(part: float, *, up: bool = False) -> str:
-    """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
+    """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`, `1.23e+8 %`.
 
     It is cut and not rounded: an error below its budget never looks as if it had reached it. An
     upper bound goes `up`: it must not look smaller than it is.
@@ -32,6 +34,8 @@ def percent(part: float, *, up: bool = False) -> str:
         return f"{100 * part:g} %"
     if value < _SMALLEST:
         return f"{float(_cut(value, value.adjusted(), up=up)):.0e} %"
+    if value >= _LARGE:
+        return f"{_cut(value, value.adjusted() - 2, up=up):.2e} %"
     return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0), up=up):f} %"
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from share_registry.look.heat_map import ends_of, without_shared_beginning
 from share_registry.look.lineage_graph import lineage_graph
+from share_registry.look.module_grid import grid_of
 from share_registry.look.module_map import bits_map, directions_map, error_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.sparkline import sparkline
@@ -322,6 +323,29 @@ def test_a_large_model_is_drawn_small_and_without_numbers() -> None:
     assert _number(root, "width") < PHONE
     assert len(_with(root, "cell")) == 126 * 7 + 9
     assert not _with(root, "middle")
+
+
+def test_modules_that_share_neither_layer_nor_projection_are_one_column() -> None:
+    modules = {f"a{n}x.{n}.p{n}": 0.1 + 0.001 * n for n in range(150)}
+    assert [len(row) for row in grid_of(modules).modules] == [1] * 150
+    root = fromstring(error_map(samples.report(modules)))
+    assert len(_with(root, "cell")) == 150 + 9
+
+
+def test_of_very_many_rows_those_with_the_largest_numbers_are_drawn_and_that_is_said() -> None:
+    modules = {f"layers.{n}.q": 0.1 + 0.001 * (n * 7 % 300) for n in range(300)}
+    root = fromstring(error_map(samples.report(modules)))
+    drawn = {tip.partition(": error")[0] for tip in _tips(root)} & {*modules}
+    assert drawn == {*sorted(modules, key=lambda module: modules[module])[-200:]}
+    assert _texts(root)[-1] == "200 of 300 rows: those with the largest numbers"
+
+
+def test_of_very_many_columns_those_with_the_largest_numbers_are_drawn_and_that_is_said() -> None:
+    modules = {f"layers.{layer}.p{n}": 0.1 + 0.01 * n for layer in range(3) for n in range(50)}
+    root = fromstring(error_map(samples.report(modules)))
+    drawn = {tip.partition(": error")[0] for tip in _tips(root)} & {*modules}
+    assert drawn == {f"layers.{layer}.p{n}" for layer in range(3) for n in range(10, 50)}
+    assert _texts(root)[-1] == "40 of 50 columns: those with the largest numbers"
 
 
 def test_a_retention_map_marks_what_a_commit_made_and_what_is_a_bound() -> None:

@@ -1,8 +1,15 @@
 """Numbers as people read them."""
 
+import re
+from typing import Final
+
 import pytest
+from hypothesis import given, strategies as st
 
 from share_registry.look.units import measured, percent, size, typed_percent
+
+NUMBER: Final = re.compile(r"\d+(\.\d+)?(e[+-]\d{1,3})?|inf|nan")
+"""A percentage as it is written, without its sign."""
 
 
 @pytest.mark.parametrize(
@@ -40,7 +47,12 @@ def test_sizes_have_decimal_units(count: int, shown: str) -> None:
             (0.02499999999, "2.49 %"),
             (0.0999999, "9.99 %"),
             (12.3456, "1234 %"),
+            (9_999.5, "999950 %"),
+            (1e4, "1.00e+6 %"),
+            (1.2399e26, "1.23e+28 %"),
+            (1.7976931348623157e308, "1.79e+310 %"),
             (float("inf"), "inf %"),
+            (float("nan"), "nan %"),
         ),
     ],
 )
@@ -69,7 +81,16 @@ def test_budgets_are_shown_as_they_were_typed(part: float, shown: str) -> None:
         (0.1998568, "19.9 %", "<= 20.0 %"),
         (0.05, "5.00 %", "<= 5.00 %"),
         (0.00004999, "4e-03 %", "<= 5e-03 %"),
+        (1.2301e9, "1.23e+11 %", "<= 1.24e+11 %"),
+        (9.9999e9, "9.99e+11 %", "<= 1.00e+12 %"),
     ],
 )
 def test_an_error_is_cut_and_an_upper_bound_goes_up(part: float, cut: str, bound: str) -> None:
     assert (measured(part, bound=False), measured(part, bound=True)) == (cut, bound)
+
+
+@given(st.floats(min_value=0.0), st.booleans())
+def test_whatever_the_error_its_percentage_is_a_short_number(part: float, up: bool) -> None:
+    number = percent(part, up=up).removesuffix(" %")
+    assert NUMBER.fullmatch(number)
+    assert len(number) <= len("1.79e+310")
