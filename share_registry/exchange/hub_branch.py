@@ -257,8 +257,7 @@ class HubBranch:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError) and cause.response.status_code in _MOVED:
                 raise BranchMovedError(
-                    f"{self.place} moved from {parent} to {self.head(create=True)} meanwhile: "
-                    f"{said_by(cause)}",
+                    f"{self.place} moved from {parent} meanwhile: {said_by(cause)}",
                     hint="Look at what was committed there, and upload again.",
                 ) from cause
             if not isinstance(error, StoreError):

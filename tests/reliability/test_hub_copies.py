@@ -15,7 +15,11 @@ from huggingface_hub import snapshot_download
 import share_registry as sr
 from share_registry.exchange.hub_client import HubLocation
 from share_registry.format.canonical import sha256
-from share_registry.registry.transfer import hub_store
+from share_registry.names import CommitNumber, SpaceName
+from share_registry.outside.files import Outside
+from share_registry.registry.transfer import hub_store, space_copy
+from share_registry.registry.transfer.hub_store import HubStore
+from share_registry.store.protocol import KeptHead
 from tests.cli.tiny import SPACE, write_adapter
 from tests.exchange.hub_state import Hub, is_large
 from tests.registry.purging import continued, versions
@@ -219,6 +223,40 @@ def test_a_push_that_ends_anywhere_is_run_again(
         )
         point += 1
     assert len(stages) > 4
+
+
+@pytest.mark.parametrize("most", [3, 5])
+def test_a_push_that_ends_among_its_records_is_gone_on_with(
+    most: int, hub: Hub, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sr.clone(root, PLACE)
+    monkeypatch.setattr(hub_store, "_MOST_FILES", most)
+    # the end of the log is noted after every second record
+    monkeypatch.setattr(space_copy, "_AT_ONCE", 2)
+    with opened(root, mode="w") as registry:
+        for number in range(5):
+            registry.space(SPACE).set_alias("t0@v2", f"a{number}")
+    request = f"POST /api/models/{REPO}/commit"
+    committing(hub, lambda: hub.answers.update({request: (400, "the repository is full")}))
+    with pytest.raises(sr.RefusedError, match="the repository is full"):
+        push(root)
+    hub.answers.clear()
+    assert 0 < len(files_of(root).keys() - kept(hub).keys()) < 5
+    assert sr.clone(PLACE, tmp_path / "part").ok
+    assert push(root).ok
+    assert kept(hub) == files_of(root)
+    # the end that is noted is that of the log
+    assert HubStore.open(PLACE, Outside(), mode="r").kept_head(SpaceName(SPACE)) == KeptHead(
+        number=CommitNumber(11), id=sha256(kept(hub)[f"{LOG}/{11:020d}.json"])
+    )
+    assert sr.clone(PLACE, tmp_path / "copy").ok
+    assert files_of(tmp_path / "copy") == files_of(root)
+
+
+def test_the_commit_is_said_to_be_done(hub: Hub, root: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+    sr.clone(root, PLACE, progress=lambda *done: said.append(done))
+    assert said[-2:] == [(f"commit to {PLACE}", 0, 1), (f"commit to {PLACE}", 1, 1)]
 
 
 def test_whoever_commits_other_files_meanwhile_keeps_them(hub: Hub, root: Path) -> None:

@@ -133,6 +133,27 @@ def test_another_registry_there_is_refused(hub: Hub, root: Path, tmp_path: Path)
         sr.clone(root, "hf://ann/lost")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (PLACE, f"{PLACE}@main"),
+        (f"{PLACE}@main/a", f"{PLACE}/a/"),
+        (f"hf://datasets/{REPO}", f"hf://datasets/{REPO}@main"),
+    ],
+)
+def test_two_names_of_a_copy_are_one_place(one: str, other: str, hub: Hub) -> None:
+    for source, target in ((one, other), (other, one)):
+        with pytest.raises(sr.InvalidInputError, match="no copy of itself"):
+            sr.clone(source, target)
+    assert not hub.asked
+
+
+def test_other_branches_and_kinds_are_other_places(hub: Hub, root: Path) -> None:
+    sr.clone(root, PLACE)
+    for place in (f"{PLACE}@next", f"{PLACE}/a", f"hf://datasets/{REPO}"):
+        assert sr.clone(PLACE, place).ok
+
+
 def test_a_hub_that_is_silent_is_not_waited_for(
     hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def _copy_whole(way: Way) -> TransferReport:
             if isinstance(way.target, HubStore):
                 way.progress(f"commit to {way.names[1]}", 0, 1)
                 way.target.commit()
+                way.progress(f"commit to {way.names[1]}", 1, 1)
             return report
         except OutrunError:
             assert isinstance(way.target, HubStore)
@@ -248,9 +249,17 @@ def _check_places(source: FilePath | Store, target: FilePath | Store, outside: O
     if is_on_hub(target):
         check_branch(HubLocation.parse(str(target)), hint="Leave it out, or name a branch.")
     ensure(
-        source is not target and what_is_at(source, outside) != what_is_at(target, outside),
+        source is not target and _what_is_at(source, outside) != _what_is_at(target, outside),
         InvalidInputError("a store is no copy of itself.", hint="Give two places."),
     )
+
+
+def _what_is_at(place: FilePath | Store, outside: Outside) -> object:
+    """Return what tells a store from others, on the Hub too. Raises InvalidInputError."""
+    if not is_on_hub(place):
+        return what_is_at(place, outside)
+    location = HubLocation.parse(str(place))
+    return replace(location, revision=location.branch)
 
 
 def _place(context: Context) -> FilePath | Store:

@@ -207,7 +207,10 @@ class HubStore(BlobStore):
             self._files[name] = file
             # where objects are, FORMAT must be
             is_first = name == FORMAT or object_of(name) is not None
-            (self._unsent if is_first else self._last)[name] = content
+            waiting = self._unsent if is_first else self._last
+            # a head is noted again and again: it goes behind the record that it names
+            waiting.pop(name, None)
+            waiting[name] = content
             if object_of(name) is None:
                 self._texts[name] = content
             self._make_room()
@@ -336,13 +339,15 @@ class HubStore(BlobStore):
         self._unsent = {}
 
     def _commit(self) -> None:
-        """Commit what is sent, in order."""
-        while some := self._sent[:_MOST_FILES]:
+        """Commit what is sent, in order, and a head with the record that it names."""
+        while self._sent:
+            parts_them = any(space_of_head(name) for name, _ in self._sent[_MOST_FILES:][:1])
+            some = self._sent[: _MOST_FILES - parts_them]
             names = [name for name, _ in some]
             self._commit_on_top([addition for _, addition in some], *self._message(names))
             self._base |= {name: self._files[name] for name in names}
             self._written |= {*names}
-            self._sent = self._sent[_MOST_FILES:]
+            self._sent = self._sent[len(some) :]
 
     def _commit_on_top(
         self, additions: "list[CommitOperationAdd]", title: str, description: str
