@@ -9,7 +9,12 @@ from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery
 from share_registry.catalog.queries.resolution import find_task, space_of
 from share_registry.catalog.queries.task_histories import recent_versions
-from share_registry.catalog.queries.task_pages import TaskQuery, tasks, versions_of_task
+from share_registry.catalog.queries.task_pages import (
+    TaskQuery,
+    tasks,
+    total_of_task,
+    versions_of_task,
+)
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import SpaceName
@@ -58,8 +63,8 @@ def report(context: Context, ref: str | None, *, space: str | None) -> ReportPag
 
 def _version_report(context: Context, ref: str, space: str | None) -> ReportPage:
     resolved = resolve_recorded(context, ref, space=space)
-    task = resolved.task
-    if task is None:
+    task, version = resolved.task, resolved.version
+    if task is None or version is None:
         raise InvalidInputError(
             f"{ref!r} is a state of a space, not a version of a task.",
             hint="Name a version, such as cola@v3; for a space name no reference.",
@@ -70,6 +75,8 @@ def _version_report(context: Context, ref: str, space: str | None) -> ReportPage
         history = log_pages.log(session, LogQuery(space=where, task=task, limit=_MOST_EVENTS))
         place = find_task(session, where, task)
         versions = versions_of_task(session, where, place, limit=_MOST_VERSIONS)
+        total = total_of_task(session, where, place)
+        kept = versions_of_task(session, where, place, limit=1, until=version)[0]
         summary = alias_pages.space_summary(session, where)
         ancestors = lineage(session, resolved.ref)
         origin = _origin(context, session, where)
@@ -78,7 +85,9 @@ def _version_report(context: Context, ref: str, space: str | None) -> ReportPage
         VersionMaterial(
             commit=commit,
             space=summary,
+            kept=kept,
             versions=versions,
+            total=total,
             history=Log(commits=tuple(history)),
             log=_with_sizes(context, history[:_MOST_COMMITS]),
             lineage=ancestors,

@@ -6,11 +6,14 @@ light theme: a picture in a paper or a ticket has a white ground.
 
 import os
 from collections.abc import Callable, Sequence, Sized
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
+from share_registry.errors import NotFoundError, RefusedError, ensure
 from share_registry.look.palette import LIGHT, step_of
 from share_registry.look.units import percent
+from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +27,8 @@ _MOST_LABELS: Final = 40
 _MOST_NUMBERS: Final = 240
 _LONGEST: Final = 34
 _DPI: Final = 150
+# What formats say of when a file was made, left out
+_WITHOUT_TIME: Final = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def ensure_drawable(parts: Sized, reason: str) -> None:
@@ -50,22 +55,38 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save_figure(figure: "Figure", path: Place) -> "Figure":
-    """Save a figure where a place is given, and return it. Raises RefusedError, StoreError."""
+    """Save a figure where a place is given, and return it.
+
+    The file is written whole, in one step in place of what is there; the same plot gives the same
+    bytes. A name without an ending gets `.png`. Raises RefusedError, StoreError.
+    """
     if path is None:
         return figure
+    outside = Outside()
+    file = outside.absolute(Path(path))
+    ending = file.suffix[1:].lower()
     try:
-        figure.savefig(os.fspath(path), dpi=_DPI)
+        if not ending:
+            ending = "png"
+            file = file.with_name(f"{file.name.rstrip('.')}.png")
+        content = _render(figure, ending)
     except ValueError as error:
         raise RefusedError(
             f"a plot cannot be saved as {os.fspath(path)!r}: {error}.",
             hint="End the name in .png, .svg or .pdf.",
         ) from error
-    except OSError as error:
-        raise StoreError(
-            f"{os.fspath(path)} cannot be written: {error.strerror}.",
-            hint="Save into a directory that is there.",
-        ) from error
+    outside.rewrite(file, content, point="plot")
     return figure
+
+
+def _render(figure: "Figure", ending: str) -> bytes:
+    """Return a figure as a file of a format. Raises ValueError where there is no such format."""
+    from matplotlib import rc_context
+
+    rendered = BytesIO()
+    with rc_context({"svg.hashsalt": "share_registry"}):
+        figure.savefig(rendered, format=ending, dpi=_DPI, metadata=_WITHOUT_TIME.get(ending))
+    return rendered.getvalue()
 
 
 def dress(axes: "Axes", title: str, *, grid: bool = False) -> None:

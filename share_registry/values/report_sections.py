@@ -49,7 +49,9 @@ class VersionMaterial:
     Attributes:
         commit: The version, with its modules.
         space: Its space.
-        versions: The versions of its task, live or dropped, the newest first.
+        kept: The version, with what it takes.
+        versions: The newest versions of its task, live or dropped, the newest first.
+        total: How many versions the task has.
         log: The newest commits about the task.
         history: More of them, for the time line.
         lineage: Where it came from.
@@ -58,7 +60,9 @@ class VersionMaterial:
 
     commit: Commit
     space: SpaceSummary
+    kept: Task
     versions: Sequence[Task]
+    total: int
     log: Log
     history: Log
     lineage: Lineage
@@ -209,21 +213,20 @@ def _scrolling(name: str, body: str) -> str:
 
 
 def _version_figures(material: VersionMaterial) -> dict[str, tuple[str, str]]:
-    ref = material.commit.ref
-    kept = next((version for version in material.versions if version.ref == ref), None)
-    figures: dict[str, tuple[str, str]] = {}
-    if kept is not None:
-        limit = "without a limit" if kept.budget is None else f"of {typed_percent(kept.budget)}"
-        share = f" ({percent(kept.bytes_added / kept.raw_bytes)})" if kept.raw_bytes else ""
-        figures |= {
-            "error of dW": (measured(kept.error, bound=kept.bound), limit),
-            "stored": (size(kept.bytes_added), f"of {size(kept.raw_bytes)}{share}"),
-        }
+    kept = material.kept
+    limit = "without a limit" if kept.budget is None else f"of {typed_percent(kept.budget)}"
+    share = f" ({percent(kept.bytes_added / kept.raw_bytes)})" if kept.raw_bytes else ""
+    figures = {
+        "error of dW": (measured(kept.error, bound=kept.bound), limit),
+        "stored": (size(kept.bytes_added), f"of {size(kept.raw_bytes)}{share}"),
+    }
     report = material.commit.report
     if report is not None and report.bits_per_parameter is not None:
         bound = "" if report.bits_bound is None else f"{report.bits_bound:.2f} for Gaussian rows"
         figures["bits per parameter"] = (f"{report.bits_per_parameter:.2f}", bound)
-    figures["versions"] = (str(len(material.versions)), "of the task")
+    listed = len(material.versions)
+    of = "of the task" if listed == material.total else f"of the task, {listed} listed"
+    figures["versions"] = (str(material.total), of)
     return figures
 
 

@@ -13,6 +13,8 @@ import pytest
 
 import share_registry as sr
 from share_registry.cli.main import main
+from share_registry.registry import review
+from share_registry.values.report_page import ReportPage
 from tests.cli.tiny import SPACE, write_adapter
 from tests.look.samples import EVIL
 from tests.look.test_drawings import NOT_LOOKS
@@ -185,6 +187,24 @@ def test_a_restored_version_and_one_of_a_dropped_task_say_their_error_too(
 ) -> None:
     for subject in ("a restored version", "a dropped task"):
         assert "error of dW" in documents[subject].texts
+
+
+def _figures_of(page: ReportPage) -> dict[str, str]:
+    """Return the numbers at the top of a report by their names."""
+    pairs = re.findall(r"<div><dt>(.*?)</dt><dd>(.*?) <small>(.*?)</small></dd>", page.content)
+    return {name: f"{number} {of}" for name, number, of in pairs}
+
+
+def test_a_version_older_than_those_that_are_listed_says_its_own_numbers(
+    registry: sr.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = registry.report("cola@v2")
+    monkeypatch.setattr(review, "_MOST_VERSIONS", 1)
+    cut = registry.report("cola@v2")
+    said = {"error of dW", "stored", "bits per parameter", "versions"}
+    assert {*_figures_of(whole)} == {*_figures_of(cut)} == said
+    assert _figures_of(whole)["versions"] == "3 of the task"
+    assert _figures_of(cut) == {**_figures_of(whole), "versions": "3 of the task, 1 listed"}
 
 
 def test_the_same_state_gives_the_same_bytes_which_name_it(registry: sr.Registry) -> None:

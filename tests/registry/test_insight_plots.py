@@ -1,5 +1,7 @@
 """Plots need no display or pyplot, are saved where asked, and say where matplotlib is missing."""
 
+import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -272,6 +274,36 @@ def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
         analysis.plot(tmp_path / "plot.nonsense")
     with pytest.raises(sr.StoreError):
         analysis.plot(tmp_path / "absent" / "plot.png")
+
+
+@pytest.mark.parametrize("ending", ["pdf", "png", "svg"])
+def test_the_same_plot_gives_the_same_file(tmp_path: Path, ending: str) -> None:
+    matrix = forgetting(2)
+    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending.upper()}"
+    for path in (first, second):
+        matrix.plot(path)
+    assert first.read_bytes() == second.read_bytes()
+    assert not re.search(rb"<dc:date>|/CreationDate", first.read_bytes())
+
+
+def test_without_an_ending_a_plot_is_a_png(tmp_path: Path) -> None:
+    forgetting(2).plot(tmp_path / "matrix")
+    assert (tmp_path / "matrix.png").read_bytes().startswith(PNG)
+
+
+def test_a_plot_that_cannot_be_written_whole_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.png"
+    forgetting(2).plot(path)
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(sr.StoreError):
+            forgetting(6).plot(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_plots_leave_pyplot_alone() -> None:

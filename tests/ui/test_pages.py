@@ -10,7 +10,9 @@ from starlette.testclient import TestClient
 
 import share_registry as sr
 from share_registry.catalog.queries.resolution import version_of
+from share_registry.registry.audit.retention import retention
 from share_registry.ui.safe_headers import POLICY
+from share_registry.ui.views import computed
 from share_registry.ui.views.page_table import PAGES
 from tests.cli.test_evil_texts import has_driver
 from tests.cli.tiny import SPACE, write_adapter
@@ -231,6 +233,19 @@ def test_pages_of_tasks_follow_one_another(crowd: Path, query: str) -> None:
             listed += tasks_of(page)
             path = "".join(str(a["href"]) for a in page.all("a") if a.get("rel") == "next")
     assert listed == NAMES
+
+
+@pytest.mark.parametrize(("tasks", "commits"), [(0, 0), (-1, 0), (0, -1)])
+def test_a_matrix_is_said_to_be_cut_only_where_it_is(
+    story: Path, pages: TestClient, monkeypatch: pytest.MonkeyPatch, tasks: int, commits: int
+) -> None:
+    with sr.Registry.open(story, mode="r") as registry:
+        space = registry.spaces()[0].name
+        whole = retention(registry.context, space)
+    most = len(whole.rows) + tasks, len(whole.commits) + commits
+    monkeypatch.setattr(computed, "_MOST", most)
+    shown = pages.get(f"/spaces/{space}/retention").text
+    assert ("has all" in shown) == (tasks + commits < 0)
 
 
 def test_tasks_are_found_by_part_of_their_name(crowd: Path) -> None:

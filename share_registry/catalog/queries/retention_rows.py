@@ -8,7 +8,7 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.tables import (
@@ -27,15 +27,7 @@ Lives = Mapping[int, Sequence[tuple[int, int | None]]]
 
 def changing_commits(session: Session, space: SpaceName) -> tuple[RetentionCommit, ...]:
     """Return the commits that made a version or dropped a task."""
-    versions = select(VersionRow.number).where(VersionRow.space == space)
-    drops = select(TaskLifeRow.until).where(
-        TaskLifeRow.space == space, TaskLifeRow.until.is_not(None)
-    )
-    query = (
-        select(CommitRow.table)
-        .where(CommitRow.space == space)
-        .where(CommitRow.number.in_(versions) | CommitRow.number.in_(drops))
-    )
+    query = select(CommitRow.table).where(CommitRow.space == space, _changed_a_task(space))
     return tuple(
         RetentionCommit(
             number=CommitNumber(row.number),
@@ -45,6 +37,13 @@ def changing_commits(session: Session, space: SpaceName) -> tuple[RetentionCommi
         )
         for row in session.execute(query.order_by(CommitRow.number))
     )
+
+
+def size_of_matrix(session: Session, space: SpaceName) -> tuple[int, int]:
+    """Return how many tasks and commits the whole matrix has."""
+    tasks = select(func.count(VersionRow.task.distinct())).where(VersionRow.space == space)
+    commits = select(func.count()).where(CommitRow.space == space, _changed_a_task(space))
+    return session.scalar(tasks) or 0, session.scalar(commits) or 0
 
 
 def versions_by_task(session: Session, space: SpaceName) -> dict[int, list[Row[Any]]]:
@@ -87,3 +86,11 @@ def metric_names(session: Session, space: SpaceName) -> list[str]:
     """Return the names of the metrics that versions of a space have now, sorted."""
     query = select(MetricRow.name).where(MetricRow.space == space, MetricRow.until.is_(None))
     return sorted(session.scalars(query.distinct()))
+
+
+def _changed_a_task(space: SpaceName) -> ColumnElement[bool]:
+    versions = select(VersionRow.number).where(VersionRow.space == space)
+    drops = select(TaskLifeRow.until).where(
+        TaskLifeRow.space == space, TaskLifeRow.until.is_not(None)
+    )
+    return CommitRow.number.in_(versions) | CommitRow.number.in_(drops)

@@ -9,7 +9,11 @@ from sqlalchemy import func, select
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.aliases import moves_of_all
 from share_registry.catalog.queries.resolution import find_task
-from share_registry.catalog.queries.task_pages import bare_task, versions_of_task
+from share_registry.catalog.queries.task_pages import (
+    bare_task,
+    total_of_task,
+    versions_of_task,
+)
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     CommitRow,
@@ -56,7 +60,6 @@ def chronicle_of(session: Session, space: SpaceName, name: str, *, limit: int) -
     life = select(TaskLifeRow.task).where(
         TaskLifeRow.space == space, TaskLifeRow.task == task.task, TaskLifeRow.until.is_(None)
     )
-    count = select(func.count()).where(VersionRow.space == space, VersionRow.task == task.task)
     return Chronicle(
         space=space,
         task=TaskName(task.name),
@@ -71,7 +74,7 @@ def chronicle_of(session: Session, space: SpaceName, name: str, *, limit: int) -
             )
             for version in versions
         ),
-        total=session.scalar(count) or 0,
+        total=total_of_task(session, space, task),
         moves=tuple(moves_of_all(session, space, task)),
     )
 

@@ -144,17 +144,29 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
 
 
 def versions_of_task(
-    session: Session, space: SpaceName, task: FoundTask, *, limit: int
+    session: Session,
+    space: SpaceName,
+    task: FoundTask,
+    *,
+    limit: int,
+    until: int = lookups.EVER,
 ) -> list[Task]:
-    """List the newest versions of a task, live or dropped, the newest first."""
+    """List the newest versions of a task up to one, live or dropped, the newest first."""
     rows = session.execute(
         select(VersionRow.table, CommitRow.time)
         .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
         .where(VersionRow.space == space, VersionRow.task == task.task)
+        .where(VersionRow.version <= until)
         .order_by(VersionRow.version.desc())
         .limit(limit)
     ).all()
     return _tasks(session, space, Then(), {task.task: task.name}, rows, of_version=True)
+
+
+def total_of_task(session: Session, space: SpaceName, task: FoundTask) -> int:
+    """Return how many versions a task has, those too that were removed since."""
+    count = select(func.count()).where(VersionRow.space == space, VersionRow.task == task.task)
+    return session.scalar(count) or 0
 
 
 def unknown_names(session: Session, query: TaskQuery) -> Iterator[str]:

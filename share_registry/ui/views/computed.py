@@ -4,7 +4,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries.retention_rows import metric_names
+from share_registry.catalog.queries.retention_rows import metric_names, size_of_matrix
 from share_registry.look.module_map import change_map, directions_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.spectrum_map import spectrum_map
@@ -46,6 +46,7 @@ def show_retention(site: Site, request: Request) -> Page:
     metric = text_of(request, "metric")
     with site.registry.context.reading() as session:
         metrics = metric_names(session, space.name)
+        tasks, commits = size_of_matrix(session, space.name)
     matrix = retention(site.registry.context, space.name, metric=metric, most=_MOST)
     return Page(
         template="retention.html",
@@ -56,7 +57,7 @@ def show_retention(site: Site, request: Request) -> Page:
             "metrics": metrics,
             "matrix": matrix,
             "drawing": retention_map(matrix) if matrix.rows else "",
-            "is_whole": len(matrix.rows) < _MOST[0] and len(matrix.commits) < _MOST[1],
+            "is_whole": tasks <= _MOST[0] and commits <= _MOST[1],
         },
     )
 
