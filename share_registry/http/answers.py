@@ -4,7 +4,9 @@ An answer names no path of this machine and has no traceback: what is wrong insi
 """
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +17,8 @@ from typing_extensions import override
 from share_registry.errors import (
     CatalogError,
     ConflictError,
+    FormatError,
+    IntegrityError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
@@ -36,6 +40,8 @@ _STATUSES: Final[Mapping[type[ShareRegistryError], int]] = {
 _FAULT: Final = 500
 _UNAVAILABLE: Final = 503
 _RETRY_S: Final = "5"
+# What begins like a path of this machine; references begin with a name
+_ABSOLUTE: Final = re.compile(r"(?:^|[\s'\"`(=])(?:/\w|[A-Za-z]:\\)")
 _SEE_LOG: Final = "The log of the server has the reason."
 _JSON_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -105,12 +111,14 @@ def failure_answer(error: Exception, *, asked: str) -> JsonAnswer:
     return error_answer(failure.told, status=failure.status, headers=failure.headers)
 
 
-def failure_of(error: Exception, *, asked: str) -> Failure:
+def failure_of(error: Exception, *, asked: str, stores: Sequence[str] = ()) -> Failure:
     """Return what is said of a request that failed.
 
     Args:
-        error: Why. What is not the client's fault is logged, and not told.
+        error: Why. What is not the client's fault is logged, and of that only damage and newer
+            formats are told, without paths of this machine.
         asked: What was asked for.
+        stores: Under which names the directory of the store goes: its files are told without.
     """
     if not isinstance(error, ShareRegistryError):
         _LOG.error("%s is not served", one_line(asked), exc_info=error)
@@ -124,8 +132,28 @@ def failure_of(error: Exception, *, asked: str) -> Failure:
     if status == _UNAVAILABLE:
         told = type(error)(f"{asked} cannot be read now.", hint=f"Try again. {_SEE_LOG}")
         return Failure(status=status, told=told)
-    told = type(error)(f"{asked} is damaged, or of a newer format.", hint=_SEE_LOG)
+    told = relative(error, stores)
+    is_said = isinstance(error, IntegrityError | FormatError)
+    if not is_said or _ABSOLUTE.search(told.message) or _ABSOLUTE.search(told.hint):
+        told = type(error)(f"{asked} is damaged, or of a newer format.", hint=_SEE_LOG)
+    else:
+        told = told.amended(prefix=f"{asked} cannot be read: ")
     return Failure(status=status, told=told)
+
+
+def relative(error: ShareRegistryError, stores: Sequence[str]) -> ShareRegistryError:
+    """Return an error that names files of the store relative to it."""
+    told = copy(error)
+    told.message = inside(error.message, stores)
+    told.hint = inside(error.hint, stores)
+    return told
+
+
+def inside(text: str, stores: Sequence[str]) -> str:
+    """Return a text in which files of the store are named relative to it."""
+    for store in stores:
+        text = text.replace(f"{store}/", "")
+    return text
 
 
 def _no_such_range(start: Message) -> JsonAnswer:

@@ -7,6 +7,7 @@ of a page in place of the same part of another one: there is no second kind of a
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from anyio.to_thread import run_sync
@@ -58,8 +59,9 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
         registry = Registry(context, None if space is None else SpaceName(space))
         bundle = read_assets(outside)
         telemetry = Telemetry()
-        site = Site(registry=registry, service=service)
         # of a path its end: where it is on this machine is nobody else's matter
+        stores = () if context.beside is None else _names_of(context.beside, outside)
+        site = Site(registry=registry, service=service, stores=stores)
         pages = templates(bundle, name=registry.location.rstrip("/").rpartition("/")[2])
         app = _documents(site)
         app.router.routes += [
@@ -68,9 +70,9 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
             Route("/assets/{name}", partial(_asset, bundle)),
             *(Route(path, partial(_answer, site, pages, view)) for path, view in PAGES.items()),
         ]
-        fail = partial(_failure, pages)
+        fail = partial(_failure, site, pages)
         app.exception_handlers |= {
-            _ABSENT: partial(_absent, pages),
+            _ABSENT: partial(_absent, site, pages),
             RequestValidationError: _malformed,
             ShareRegistryError: fail,
             Exception: fail,
@@ -78,6 +80,12 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
         gate = Gate(app, host=request.host, token=token, basic=True)
         meter = Meter(gate, telemetry=telemetry, outside=outside, routes=app.router.routes)
         yield SafeHeaders(meter)
+
+
+def _names_of(folder: Path, outside: Outside) -> tuple[str, ...]:
+    """Return what messages may call a directory, the longest first."""
+    names = {str(folder), str(outside.absolute(folder)), str(outside.resolved(folder))}
+    return tuple(sorted(names - {"."}, key=len, reverse=True))
 
 
 def _documents(site: Site) -> FastAPI:
@@ -127,11 +135,11 @@ async def _metrics(registry: Registry, telemetry: Telemetry, _: Request) -> Resp
     return Response("\n".join([*telemetry.lines(), *lines, ""]), media_type=_METRICS)
 
 
-async def _absent(pages: Environment, request: Request, _: Exception) -> Response:
+async def _absent(site: Site, pages: Environment, request: Request, _: Exception) -> Response:
     error = NotFoundError(
         "there is nothing under this path.", hint="Begin at the first page, or at /openapi.json."
     )
-    return await _failure(pages, request, error)
+    return await _failure(site, pages, request, error)
 
 
 async def _malformed(_: Request, error: Exception) -> Response:
@@ -142,9 +150,9 @@ async def _malformed(_: Request, error: Exception) -> Response:
     return error_answer(refused, status=_BAD)
 
 
-async def _failure(pages: Environment, request: Request, error: Exception) -> Response:
+async def _failure(site: Site, pages: Environment, request: Request, error: Exception) -> Response:
     path = request.url.path
-    failure = failure_of(error, asked=path)
+    failure = failure_of(error, asked=path, stores=site.stores)
     if path.startswith(_DOCUMENTS):
         return error_answer(failure.told, status=failure.status, headers=failure.headers)
     page = Page(template="error.html", title="Not shown", members={"error": failure.told})

@@ -17,7 +17,15 @@ from share_registry.ui.views.page_table import PAGES
 from tests.cli.test_evil_texts import has_driver
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.plain import files
-from tests.ui.looking import NAME, QUOTED, Document, counting_statements, looking_at, walk
+from tests.ui.looking import (
+    NAME,
+    QUOTED,
+    Document,
+    counting_statements,
+    damage_last_record,
+    looking_at,
+    walk,
+)
 from tests.ui.many import commit_copies
 
 LOADING = {"script", "link", "img", "iframe", "object", "embed", "source", "video", "audio", "use"}
@@ -310,11 +318,58 @@ def test_a_task_whose_objects_are_damaged_is_shown_and_says_so(story: Path, tmp_
         assert "4 versions" in Document(task.text).text
         spectra = client.get(f"/tasks/{SPACE}/cola@v2/spectra")
         assert spectra.status_code == 500
-        assert "is damaged" in Document(spectra.text).text
+        assert f"object {digest}" in Document(spectra.text).text
         found = Document(client.get("/verify?level=data").text)
         assert {"OBJ-01", "damaged"} <= {*found.text.split()}
         # the name that the task had then leads to it
         assert f"/tasks/{SPACE}/first@v2" in found.links
+
+
+def test_a_damaged_space_costs_its_own_pages_alone(story: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    damage_last_record(place, SPACE)
+    with looking_at(place) as client:
+        answer = client.get("/")
+        first = Document(answer.text)
+        assert answer.status_code == 200
+        assert "newest state not known" in first.text
+        assert f"of space {SPACE}" in first.text
+        assert {"/spaces/other", f"/spaces/{SPACE}", "/commits/other/c1"} <= {*first.links}
+        for path in (
+            "/spaces/other",
+            "/spaces/other/log",
+            "/live",
+            "/live?at=2999-01-01&space=other",
+            "/changes?since=2000-01-01&space=other",
+        ):
+            assert client.get(path).status_code == 200, path
+        for path in (f"/spaces/{SPACE}", "/log", "/changes"):
+            refused = client.get(path)
+            text = Document(refused.text).text
+            assert (refused.status_code, f"of space {SPACE}" in text) == (500, True), path
+            assert "rebuild --accept-loss" in text, path
+        said = client.get("/v1/spaces").json()
+        assert (said["error"], f"of space {SPACE}" in said["message"]) == ("IntegrityError", True)
+
+
+def test_what_is_said_of_damage_names_no_place_of_the_machine(story: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    with sr.Registry.open(place, mode="r") as registry, registry.context.reading() as session:
+        digest = version_of(session, f"{SPACE}/cola@v2").adapter_digest
+    path = place / "objects" / digest[:2] / digest[2:]
+    path.unlink()
+    path.mkdir()
+    with looking_at(place) as client:
+        for asked in (
+            f"/tasks/{SPACE}/cola@v2",
+            f"/tasks/{SPACE}/cola@v2/spectra",
+            f"/v1/show/{SPACE}/cola@v2",
+            "/verify?level=data",
+            "/v1/verify?level=data",
+        ):
+            text = client.get(asked).text
+            assert str(tmp_path) not in text, asked
+            assert digest[:8] in text or f"{digest[:2]}/{digest[2:8]}" in text, asked
 
 
 def test_pages_are_the_same_from_postgresql(

@@ -38,6 +38,12 @@ def spaces(session: Session) -> list[SpaceSummary]:
     return _summaries(session)
 
 
+def sound_spaces(session: Session) -> list[SpaceSummary]:
+    """List the spaces whose newest state is known, as `spaces`."""
+    unknown = lookups.unknown_newest(session)
+    return [space for space in _summaries(session) if space.name not in unknown]
+
+
 def space_summary(session: Session, name: str) -> SpaceSummary:
     """Return one space. Raises InvalidInputError, NotFoundError, FormatError."""
     space = space_of(session, name)

@@ -169,6 +169,12 @@ def mark_unknown(session: Session, unknown: Mapping[SpaceName, ShareRegistryErro
     session.info[_UNKNOWN] = unknown
 
 
+def unknown_newest(session: Session) -> Mapping[SpaceName, ShareRegistryError]:
+    """Return why the newest state of a space is not known, by space; see `require_newest`."""
+    unknown: Mapping[SpaceName, ShareRegistryError] = session.info.get(_UNKNOWN, {})
+    return unknown
+
+
 def require_newest(session: Session, space: str | None, *, after: int | None = None) -> None:
     """Check that the newest state of a space, or of every space, can be known.
 
@@ -180,7 +186,7 @@ def require_newest(session: Session, space: str | None, *, after: int | None = N
     Raises FormatError where records of a later release follow those that the catalog has (spec
     EVO-05), IntegrityError or StoreError where damaged ones do (spec COM-10).
     """
-    unknown: Mapping[str, ShareRegistryError] = session.info.get(_UNKNOWN, {})
+    unknown = unknown_newest(session)
     for name in unknown if space is None else unknown.keys() & {space}:
         last = None if after is None else head(session, name)
         if last is None or after == last.number:

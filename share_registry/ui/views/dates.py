@@ -7,11 +7,15 @@ from typing import Final
 
 from starlette.requests import Request
 
+from share_registry.catalog.queries import aliases
+from share_registry.catalog.queries.aliases import sound_spaces
 from share_registry.catalog.queries.log import KINDS
+from share_registry.catalog.queries.lookups import unknown_newest
 from share_registry.catalog.queries.task_histories import recent_versions
 from share_registry.registry.registry import Registry
 from share_registry.ui.addresses import space_path, with_query
 from share_registry.ui.views.page import Page, Site, labels_of, text_of
+from share_registry.values.references import Tag
 from share_registry.values.tasks import Task
 
 _COMMITS: Final = 50
@@ -114,8 +118,8 @@ def show_live(site: Site, request: Request) -> Page:
             "at": at,
             "space": space,
             "after": after,
-            "spaces": [each.name for each in site.registry.spaces()],
-            "tags": scope.tags() if at is None else [],
+            "spaces": site.space_names(),
+            "tags": _tags(scope) if at is None else [],
             "tasks": tasks,
             "now": _newest(site.registry, tasks),
             "more": more,
@@ -135,11 +139,19 @@ def show_changes(site: Site, request: Request) -> Page:
             "since": since or _LATELY,
             "until": until,
             "space": space,
-            "spaces": [each.name for each in site.registry.spaces()],
+            "spaces": site.space_names(),
             "changes": changes,
             "most": _CHANGES,
         },
     )
+
+
+def _tags(registry: Registry) -> Sequence[Tag]:
+    """Return the tags of a scope; of those of all spaces, where some are damaged, of the others."""
+    with registry.context.reading() as session:
+        is_partial = registry.scope is None and unknown_newest(session)
+        scopes = [space.name for space in sound_spaces(session)] if is_partial else [registry.scope]
+        return [tag for scope in scopes for tag in aliases.tags(session, space=scope)]
 
 
 def _newest(registry: Registry, tasks: Sequence[Task]) -> Mapping[tuple[str, str], Task]:

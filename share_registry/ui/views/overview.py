@@ -6,7 +6,8 @@ from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries.aliases import space_summary
+from share_registry.catalog.queries.aliases import sound_spaces, space_summary
+from share_registry.catalog.queries.lookups import unknown_newest
 from share_registry.catalog.queries.task_histories import recent_versions, version_counts
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.ui.addresses import space_path, with_query
@@ -85,17 +86,25 @@ class Selection:
 
 
 def show_spaces(site: Site, _: Request) -> Page:
-    """Show every space, and what was committed last."""
-    spaces = site.registry.spaces()
-    with site.registry.context.reading() as session:
+    """Show every space, and what was committed last to those whose newest state is known."""
+    registry = site.registry
+    with registry.context.reading() as session:
+        spaces, unknown = sound_spaces(session), unknown_newest(session)
         versions = version_counts(session)
+    scopes = [space.name for space in spaces] if unknown else [None]
+    commits = [commit for scope in scopes for commit in registry.log(scope, limit=_LATEST)]
+    commits.sort(key=lambda commit: commit.time, reverse=True)
     return Page(
         template="spaces.html",
         title="Spaces",
         members={
             "spaces": spaces,
             "versions": versions,
-            "commits": site.registry.log(limit=_LATEST),
+            "unknown": {
+                name: site.told(error, asked=space_path(name))
+                for name, error in sorted(unknown.items())
+            },
+            "commits": commits[:_LATEST],
         },
     )
 

@@ -1,11 +1,13 @@
 """What a view is: a function from a registry and a request to a page."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 
-from share_registry.errors import InvalidInputError, ensure
+from share_registry.catalog.queries.lookups import space_names
+from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
+from share_registry.http.answers import failure_of, inside
 from share_registry.http.application import Service
 from share_registry.registry.registry import Registry
 from share_registry.values.checks import VerifyReport
@@ -36,10 +38,21 @@ class Site:
     Attributes:
         registry: Open for reading.
         service: Its files, for downloads.
+        stores: Under which names the directory of the store goes, which no page says.
     """
 
     registry: Registry
     service: Service
+    stores: tuple[str, ...] = ()
+
+    def space_names(self) -> list[str]:
+        """Return the names of all spaces, damaged ones too."""
+        with self.registry.context.reading() as session:
+            return [*space_names(session)]
+
+    def told(self, error: ShareRegistryError, *, asked: str) -> ShareRegistryError:
+        """Return what a page says of an error; see `failure_of`."""
+        return failure_of(error, asked=asked, stores=self.stores).told
 
     def verify(
         self, *, level: str, subset: str | None = None, shard: str | None = None
@@ -52,7 +65,11 @@ class Site:
                 hint="Run `share-registry verify --level deep` on a machine that has the time.",
             ),
         )
-        return self.registry.verify(level, subset=subset, shard=shard, raise_on_damage=False)
+        report = self.registry.verify(level, subset=subset, shard=shard, raise_on_damage=False)
+        findings = [
+            replace(each, message=inside(each.message, self.stores)) for each in report.findings
+        ]
+        return replace(report, findings=tuple(findings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

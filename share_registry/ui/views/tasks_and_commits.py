@@ -101,7 +101,8 @@ def _with_report(site: Site, ref: str) -> tuple[Commit, ShareRegistryError | Non
             return log_pages.show(session, ref, space=site.registry.scope), None
     except ShareRegistryError as error:
         with site.registry.context.reading() as session:
-            return log_pages.show(session, ref, space=site.registry.scope), error
+            commit = log_pages.show(session, ref, space=site.registry.scope)
+        return commit, site.told(error, asked=ref)
 
 
 def _shown(history: Chronicle, ref: str) -> PastVersion | None:
