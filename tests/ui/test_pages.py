@@ -372,6 +372,31 @@ def test_what_is_said_of_damage_names_no_place_of_the_machine(story: Path, tmp_p
             assert digest[:8] in text or f"{digest[:2]}/{digest[2:8]}" in text, asked
 
 
+def test_a_page_of_a_commit_reads_no_adapter(
+    pages: TestClient, story: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    for path in (place / "objects").glob("*/*"):
+        path.chmod(0o600)
+        path.write_bytes(b"rotten")
+    commit = f"/commits/{SPACE}/c4"
+    with looking_at(place) as client:
+        assert "error of budget" in pages.get(commit).text
+        assert client.get(commit).text == pages.get(commit).text
+
+
+def test_a_page_of_a_commit_of_many_versions_lists_some(
+    crowd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("share_registry.ui.views.tasks_and_commits._REFS", 20)
+    with looking_at(crowd) as client:
+        log = client.get("/v1/log?limit=1000").json()
+        commit = max(log, key=lambda each: len(each["refs"]))
+        page = Document(client.get(f"/commits/{commit['space']}/c{commit['number']}").text)
+    assert sum("/tasks/" in link for link in page.links) == 20
+    assert f"And {len(commit['refs']) - 20} versions more" in page.text
+
+
 def test_pages_are_the_same_from_postgresql(
     pages: TestClient, story: Path, tmp_path: Path, postgresql_url: str
 ) -> None:

@@ -1,5 +1,6 @@
 """A task with its versions, and a commit."""
 
+from itertools import islice
 from typing import Final
 
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from share_registry.look.lineage_graph import lineage_graph
 from share_registry.look.module_map import bits_map, error_map
 from share_registry.look.timeline import timeline
 from share_registry.names import SpaceName, parse_reference
+from share_registry.registry.context import with_basis_size
 from share_registry.ui.addresses import version_path
 from share_registry.ui.views.page import Page, Site
 from share_registry.values.commits import Commit
@@ -22,6 +24,8 @@ _VERSIONS: Final = 100
 # Commits about a task that its time line is drawn from
 _EVENTS: Final = 400
 _ANCESTORS: Final = 60
+# Versions of a commit that its page lists
+_REFS: Final = 300
 
 
 def show_task(site: Site, request: Request) -> Page:
@@ -69,14 +73,22 @@ def asked_version(site: Site, request: Request) -> tuple[SpaceSummary, str]:
 
 
 def show_commit(site: Site, request: Request) -> Page:
-    """Show one commit."""
+    """Show one commit, as the log knows it: no adapter of it is read."""
     space = SpaceName(request.path_params["space"])
-    commit, reason = _with_report(site, f"{space}/@{request.path_params['commit']}")
+    context = site.registry.context
+    with context.reading() as session:
+        commit = log_pages.show(session, f"{space}/@{request.path_params['commit']}")
+    commit = with_basis_size(context, commit)
     title = f"{space}/@c{commit.number}"
     return Page(
         template="commit.html",
         title=title,
-        members={"space": space, "commit": commit, "reason": reason},
+        members={
+            "space": space,
+            "commit": commit,
+            "refs": dict(islice(commit.refs.items(), _REFS)),
+            "more": max(len(commit.refs) - _REFS, 0),
+        },
     )
 
 
