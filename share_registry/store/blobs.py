@@ -94,6 +94,10 @@ class BlobStore(Store):
     def format_bytes(self) -> bytes:
         return self._format
 
+    @override
+    def kept_format(self) -> bytes | None:
+        return self.read(FORMAT)
+
     def _begin(self, identity: str | None) -> bytes:
         """Write FORMAT where there is none yet, and return it."""
         ensure(

@@ -129,6 +129,12 @@ class LocalStore(Store):
         return self._format
 
     @override
+    def kept_format(self) -> bytes | None:
+        with suppress(NotFoundError):
+            return self._outside.read(self._root / FORMAT, limit=MAX_FORMAT_BYTES)
+        return None
+
+    @override
     def put(self, content: bytes, digest: Digest) -> bool:
         self._require_writable()
         check_object(content, digest)

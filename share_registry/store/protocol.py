@@ -110,6 +110,13 @@ class Store(Protocol):
     def format_bytes(self) -> bytes:
         """Return the FORMAT file: the same bytes for as long as the store exists."""
 
+    def kept_format(self) -> bytes | None:
+        """Return the FORMAT file as it lies there now; None where the store is gone.
+
+        A store that cannot go while it is open need not override this.
+        """
+        return self.format_bytes()
+
     @abstractmethod
     def put(self, content: bytes, digest: Digest) -> bool:
         """Keep an object durably: it is there after a power cut once this returns.

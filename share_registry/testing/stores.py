@@ -98,6 +98,7 @@ class StoreConformance:
     def test_it_names_itself_in_its_format_file(self, new_store: NewStore) -> None:
         first, second = new_store(), new_store()
         assert parse_format(first.format_bytes()).store == first.identity
+        assert first.kept_format() == first.format_bytes()
         assert first.identity != second.identity, "every store has a uuid of its own"
 
     def test_a_new_store_is_empty_and_may_be_written(self, store: Store) -> None:

@@ -1,5 +1,6 @@
 """Where a registry is opened: directories, memory, Store objects; a refusal leaves nothing."""
 
+import shutil
 import socket
 import uuid
 from pathlib import Path
@@ -228,3 +229,18 @@ def test_every_verb_works_on_a_catalog_in_memory(tmp_path: Path) -> None:
         assert registry.export("task0", tmp_path / "out").path.is_dir()
         assert registry.verify(level="deep").ok
         assert registry.rebuild() == registry.log()[0].number
+
+
+def test_verify_does_not_take_a_store_that_is_gone_for_an_empty_one(tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    with sr.Registry.open(place, mode="c") as registry:
+        registry.create_space("tiny", base_model="acme/tiny")
+    with sr.Registry.open(place, mode="r") as registry:
+        place.rename(tmp_path / "elsewhere")
+        with pytest.raises(sr.StoreError, match="not there any more"):
+            registry.verify("quick")
+        with sr.Registry.open(place, mode="c"), pytest.raises(sr.StoreError, match="another"):
+            registry.verify("quick")
+        shutil.rmtree(place)
+        (tmp_path / "elsewhere").rename(place)
+        assert registry.verify("quick").ok

@@ -40,6 +40,7 @@ from share_registry.registry.audit.object_checks import (
 from share_registry.registry.audit.walk import SPARED, Fault, Walk
 from share_registry.registry.context import Context
 from share_registry.registry.ledger import Ledger
+from share_registry.store.protocol import Store
 from share_registry.values.checks import Finding, Outcome, VerifyReport
 from share_registry.values.shards import Shard
 
@@ -141,6 +142,7 @@ def walk_store(
 ) -> tuple[Walk, list[SpaceName]]:
     """Follow every log and check the objects of a shard; return also the spaces of the shard."""
     walk = Walk(store=context.store.uncached(), level=level, shard=part)
+    _require_present(walk.store)
     spaces = context.store.spaces()
     for space in spaces:
         _check_log(walk, space)
@@ -154,6 +156,20 @@ def walk_store(
             walk.add("STO-02", stray, "does not belong into a store.")
     check_objects(walk, progress)
     return walk, own_spaces
+
+
+def _require_present(store: Store) -> None:
+    """Raise StoreError where a store was taken away, or put in place of another, while open.
+
+    It would look like one without spaces, in which nothing is damaged.
+    """
+    ensure(
+        store.kept_format() == store.format_bytes(),
+        StoreError(
+            "the store that was opened is not there any more, or another is in its place.",
+            hint="See that its directory or bucket is there, and open the registry again.",
+        ),
+    )
 
 
 def require_sound(report: VerifyReport) -> None:
