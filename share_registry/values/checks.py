@@ -307,14 +307,17 @@ class VerifyReport(Shown):
             )
         )
         table = Table.of(
-            {
-                "clause": finding.code,
-                "where": short_ids(finding.what),
-                "outcome": finding.outcome.value,
-                "what": short_ids(finding.message).rstrip("."),
-                "of": ", ".join(finding.refs) or NOTHING,
-            }
-            for finding in self.findings
+            (
+                {
+                    "clause": finding.code,
+                    "where": short_ids(finding.what),
+                    "outcome": finding.outcome.value,
+                    "what": short_ids(finding.message).rstrip("."),
+                    "of": ", ".join(finding.refs) or NOTHING,
+                }
+                for finding in self.findings
+            ),
+            stacked=True,
         )
         counts = Counter(finding.outcome for finding in self.findings)
         state = "; ".join(

@@ -108,13 +108,16 @@ class Alias(Listed):
         return Sheet(
             tables=(
                 Table.of(
-                    {
-                        "version": alias.ref,
-                        "alias": alias.name,
-                        "moved in": f"c{alias.number}",
-                        "time (UTC)": time_text(alias.time),
-                    }
-                    for alias in aliases
+                    (
+                        {
+                            "version": alias.ref,
+                            "alias": alias.name,
+                            "moved in": f"c{alias.number}",
+                            "time (UTC)": time_text(alias.time),
+                        }
+                        for alias in aliases
+                    ),
+                    spare=("moved in", "time (UTC)"),
                 ),
             ),
             refs=tuple(alias.ref for alias in aliases),

@@ -27,6 +27,8 @@ from share_registry.look.units import percent
 NOTHING: Final = "-"
 _GAP: Final = 2
 _SHORTEST: Final = 8
+# Of a terminal, that the first column may take where not everything fits
+_MOST_OF_WIDTH: Final = 0.7
 # Letters of a cell that it should keep while there are columns to spare
 _READABLE: Final = 16
 _FEWEST: Final = 2
@@ -290,7 +292,8 @@ def _html_cells(cells: Sequence[str], looks: Sequence[str]) -> str:
 def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
     """Make columns fit: what says least goes first.
 
-    Empty columns, then ids, then seconds; then columns to spare, until what is left is readable;
+    Empty columns, then ids, then seconds; of a first column that leaves no room for others the
+    middles of its longest cells; then columns to spare, until what is left is readable;
     then the longest cells are shortened, while they stay readable those of the last column first
     and then like any other; then columns before the last are left out.
     """
@@ -300,6 +303,8 @@ def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
         columns = [column for column in columns if column[0] != "id"]
     if _excess(columns, width) > 0:
         columns = [*map(_without_seconds, columns)]
+    if _excess(columns, width) > 0 and not table.by_ending and len(columns) > 1:
+        columns = [_shorten_middle(columns[0], int(width * _MOST_OF_WIDTH)), *columns[1:]]
     columns = _without_spare(columns, width, table)
     if table.by_ending:
         columns = [_shorten_front(columns[0], _excess(columns, width)), *columns[1:]]
@@ -394,6 +399,18 @@ def _shorten_front(column: Column, excess: int) -> Column:
     most = max(_width(column) - excess, _READABLE)
     return [
         cell if len(cell) <= most else f"{ELLIPSIS}{cell[len(cell) - most + 1 :]}"
+        for cell in column
+    ]
+
+
+def _shorten_middle(column: Column, most: int) -> Column:
+    """Shorten cells in their middle: references differ at both ends."""
+    most = max(most, _READABLE)
+    head = most * 2 // 3
+    return [
+        cell
+        if len(cell) <= most
+        else f"{cell[:head]}{ELLIPSIS}{cell[len(cell) - (most - head - 1) :]}"
         for cell in column
     ]
 

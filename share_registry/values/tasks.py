@@ -154,7 +154,7 @@ class Task(Shown):
                         }
                         for task in tasks
                     ),
-                    spare=("commit", "raw>", "labels", "time (UTC)", "bytes>"),
+                    spare=("commit", "raw>", "labels", "metrics", "time (UTC)", "bytes>"),
                 ),
             ),
             total=_total(tasks),
