@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from share_registry.errors import InvalidInputError, ensure
 
@@ -13,6 +13,7 @@ DATE: Final = re.compile(
 FIRST_YEAR: Final = 1900
 LAST_YEAR: Final = 9998
 _LENGTH: Final = re.compile(r"([1-9]\d{0,5})([mhdw])", re.ASCII)
+_M = TypeVar("_M")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 
@@ -66,6 +67,21 @@ def instant_of(moment: datetime) -> str:
 def timestamp(moment: datetime) -> str:
     """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def or_ago(moment: _M, now: datetime) -> _M | str:
+    """Return a moment, of a length of time such as 7d the instant that it is ago.
+
+    Raises InvalidInputError for a length that begins before all calendars.
+    """
+    if not isinstance(moment, str) or not _LENGTH.fullmatch(moment):
+        return moment
+    try:
+        return instant_of(now - length_of(moment))
+    except OverflowError as error:
+        raise InvalidInputError(
+            f"{moment!r} ago is before all calendars.", hint="Write 30d, 12h, 45m or 2w."
+        ) from error
 
 
 def length_of(text: str) -> timedelta:

@@ -23,6 +23,7 @@ from share_registry.registry.arguments import (
     references,
 )
 from share_registry.registry.context import Context, open_context, with_basis_size
+from share_registry.times import or_ago
 from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy
 from share_registry.values.references import Alias, AliasMove, Identity, ResolvedReference, Tag
@@ -986,12 +987,13 @@ class Registry:
             author: Only commits by this author.
             labels: Only commits that gave a version these labels; values may be patterns.
             metric: Only commits that recorded such a metric: "acc", or "acc>0.8".
-            since: From this date (its beginning) or time.
-            until: Up to this date (its end) or time.
+            since: From this date (its beginning) or time, or from so long ago: "7d".
+            until: Up to this date (its end) or time, or up to so long ago.
             limit: At most so many; None for all.
             before: The next page is the one before the last commit of this page.
             graph: Whether commits say what they build on, and are shown with lines between them.
         """
+        now = self._context.outside.now()
         query = log_pages.LogQuery(
             space=self._scope_of(space),
             task=task,
@@ -999,8 +1001,8 @@ class Registry:
             author=author,
             labels=labels or {},
             metric=metric,
-            since=since,
-            until=until,
+            since=or_ago(since, now),
+            until=or_ago(until, now),
             limit=limit,
             before=before,
             ancestry=graph,

@@ -57,8 +57,8 @@ def open_store(
         "://" not in address,
         InvalidInputError(
             f"store {without_secrets(address)!r} is of a kind that this release has no store for.",
-            hint=f"Give a directory, {', '.join(f'{scheme}://' for scheme in SCHEMES)}, memory:// "
-            "or a Store of your own.",
+            hint=f"Give a directory, {', '.join(f'{scheme}://' for scheme in SCHEMES)} or "
+            "memory://; copies also go to and come from hf://OWNER/REPO.",
         ),
     )
     return _open_directory(Path(address), mode, outside, identity)

@@ -196,6 +196,15 @@ def test_the_log_is_cut_by_its_options(run: Runner) -> None:
         ]
 
 
+def test_times_may_be_so_long_ago(run: Runner) -> None:
+    for verb in ("log", "audit"):
+        everything = run(verb, "--json").json
+        assert run(verb, "--since", "1d", "--json").json == everything
+        assert run(verb, "--until", "2026-01-01", "--json").json != everything
+    assert run("log", "--until", "1d", "--json").json == []
+    assert "before all calendars" in run("log", "--since", "900000w", code=2).err
+
+
 def test_the_log_is_drawn_as_a_graph(run: Runner) -> None:
     shown = run("log", "--graph")
     graph = {line.split()[0]: line for line in shown.lines}

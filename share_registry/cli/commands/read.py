@@ -198,7 +198,9 @@ def verify_export(directory: Path, **options: Any) -> object:
     help="Only commits that recorded such a metric, like acc or 'acc>0.8'.",
 )
 @click.option(
-    "--since", metavar="TIME", help="Only commits at or after this date or time (its beginning)."
+    "--since",
+    metavar="TIME",
+    help="Only commits at or after this date or time (its beginning), or since 7d ago.",
 )
 @click.option(
     "--until", metavar="TIME", help="Only commits at or before this date or time (its end)."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date
 from typing import Final, TypeAlias
 
 from share_registry.algebra.threads import one_thread
@@ -17,7 +17,7 @@ from share_registry.registry.arguments import Progress
 from share_registry.registry.audit.diff import relative_to_first
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
-from share_registry.times import instant_of, length_of
+from share_registry.times import or_ago
 from share_registry.values.changes import Changes, TaskChange
 from share_registry.values.tasks import Task
 
@@ -38,8 +38,8 @@ def changes(
 ) -> Changes:
     """Return what changed of each task; see `Registry.changes`."""
     now = context.outside.now()
-    first = _instant(since, now)
-    last = None if until is None or until == _LATEST else _instant(until, now)
+    first = or_ago(since, now)
+    last = None if until is None or until == _LATEST else or_ago(until, now)
     rows: list[TaskChange] = []
     unchanged = 0
     with context.reading() as session:
@@ -58,13 +58,6 @@ def changes(
         tasks=tuple(rows),
         unchanged=unchanged,
     )
-
-
-def _instant(moment: Moment, now: datetime) -> Moment:
-    """Return a moment, of a length of time the one that it is ago."""
-    if isinstance(moment, str) and moment[-1:] in "mhdw" and moment[:1].isdigit():
-        return instant_of(now - length_of(moment))
-    return moment
 
 
 def _of_space(

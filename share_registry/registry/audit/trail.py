@@ -29,7 +29,7 @@ from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, space_name
 from share_registry.registry.context import Context
 from share_registry.registry.sync import fill
-from share_registry.times import instant_of, length_of, timestamp
+from share_registry.times import instant_of, length_of, or_ago, timestamp
 from share_registry.values.audits import AuditReport, Checkpoint, SpaceState
 
 
@@ -73,7 +73,7 @@ def audit(context: Context, query: AuditQuery) -> AuditReport:
     since = query.since
     if isinstance(since, str) and Checkpoint.begins(since):
         since = Checkpoint.of(since)
-    anchor = since if isinstance(since, Checkpoint) else None
+    anchor, now = since if isinstance(since, Checkpoint) else None, context.outside.now()
     _check_anchor(context, anchor, query.signatory)
     with context.reading() as session:
         indexed = lookups.heads(session)
@@ -91,8 +91,8 @@ def audit(context: Context, query: AuditQuery) -> AuditReport:
                     space=query.space,
                     kind=query.action,
                     author=query.actor,
-                    since=None if isinstance(since, Checkpoint) else since,
-                    until=query.until,
+                    since=None if isinstance(since, Checkpoint) else or_ago(since, now),
+                    until=or_ago(query.until, now),
                     limit=None,
                 ),
             )
