@@ -39,6 +39,7 @@ from share_registry.ui.views.page_table import PAGES
 
 _FOREVER: Final = "public, max-age=31536000, immutable"
 _ABSENT: Final = 404
+_OK: Final = 200
 _BAD: Final = 400
 _METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"
 _DOCUMENTS: Final = "/v1/"
@@ -156,4 +157,7 @@ async def _failure(site: Site, pages: Environment, request: Request, error: Exce
     if path.startswith(_DOCUMENTS):
         return error_answer(failure.told, status=failure.status, headers=failure.headers)
     page = Page(template="error.html", title="Not shown", members={"error": failure.told})
-    return _html(pages, page, path=path, status=failure.status, headers=failure.headers)
+    # a list that is fetched anew is replaced by what was wrong, which only a success is let to do
+    is_part = request.headers.get("HX-Request") == "true"
+    status = _OK if is_part else failure.status
+    return _html(pages, page, path=path, status=status, headers=failure.headers)

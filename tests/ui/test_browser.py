@@ -106,6 +106,18 @@ def test_without_scripts_pages_are_filtered_compared_and_turned(
     assert watched.complaints == []
 
 
+def test_a_filter_that_is_none_is_said_where_the_list_was(watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{watched.address}/spaces/{SPACE}")
+    page.get_by_label("Where").fill("accuracy>")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .note.bad")).to_contain_text("accuracy>")
+    page.get_by_label("Where").fill("")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results tbody tr").first).to_be_visible()
+    assert watched.complaints == []
+
+
 def test_a_list_follows_what_is_typed_and_the_way_back_leads_back(watched: Watched) -> None:
     page = watched.page
     page.goto(f"{watched.address}/spaces/{SPACE}")
@@ -119,7 +131,6 @@ def test_a_list_follows_what_is_typed_and_the_way_back_leads_back(watched: Watch
     assert watched.at() == f"/spaces/{SPACE}?name=sst"
     field.press_sequentially("xyz")
     expect(page.get_by_text("No task fits.")).to_be_visible()
-    # what was typed wrongly is said on a page of its own, when it is sent
     page.go_back()
     expect(rows).to_have_count(1)
     page.go_back()

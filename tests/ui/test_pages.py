@@ -140,6 +140,16 @@ def test_what_is_not_there_is_said_with_what_to_do(pages: TestClient) -> None:
         assert pages.get(path).status_code in (400, 404), path
 
 
+def test_a_filter_that_is_none_replaces_the_list_that_is_fetched_anew(pages: TestClient) -> None:
+    path = "/log?since=yesterday"
+    assert pages.get(path).status_code == 400
+    fetched = pages.get(path, headers={"HX-Request": "true"})
+    assert fetched.status_code == 200
+    results = fetched.text.partition('id="results"')[2]
+    assert "yesterday" in results
+    assert pages.get(f"/v1{path}", headers={"HX-Request": "true"}).status_code == 400
+
+
 def test_only_what_reads_is_answered_and_nothing_is_written(story: Path) -> None:
     before = files(story)
     with looking_at(story) as client:
