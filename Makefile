@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer, make and a package index; everything else is installed into .venv with the pins of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
+# more than two cores have: tests wait for disks, servers and processes, too
+WORKERS ?= 3
 RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python
 PINS := -c constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
