@@ -358,6 +358,13 @@ def test_a_damaged_space_costs_its_own_pages_alone(story: Path, tmp_path: Path) 
             text = Document(refused.text).text
             assert (refused.status_code, f"of space {SPACE}" in text) == (500, True), path
             assert "rebuild --accept-loss" in text, path
+        for path in ("", "/files", "/servers", "/spectra"):
+            answer = client.get(f"/tasks/{SPACE}/cola@v1{path}")
+            assert answer.status_code == 200, path
+        pinned = Document(client.get(f"/tasks/{SPACE}/cola@v1").text).text
+        assert "newest state of space" in pinned
+        assert "Load it" in pinned
+        assert client.get(f"/tasks/{SPACE}/cola@prod").status_code == 500
         said = client.get("/v1/spaces").json()
         assert (said["error"], f"of space {SPACE}" in said["message"]) == ("IntegrityError", True)
 

@@ -51,6 +51,11 @@ def space_summary(session: Session, name: str) -> SpaceSummary:
     return _summaries(session, name=space)[0]
 
 
+def space_as_known(session: Session, name: SpaceName) -> SpaceSummary:
+    """Return a space as the last commit that is known left it, newest or not."""
+    return _summaries(session, name=name)[0]
+
+
 def _summaries(session: Session, *, name: SpaceName | None = None) -> list[SpaceSummary]:
     query = select(SpaceRow.table, CommitRow.time).join(
         CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)

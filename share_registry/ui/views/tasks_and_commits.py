@@ -6,19 +6,22 @@ from typing import Final
 from starlette.requests import Request
 
 from share_registry.catalog.queries import log as log_pages
+from share_registry.catalog.queries.aliases import space_as_known
+from share_registry.catalog.queries.lookups import unknown_newest
+from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.queries.task_histories import chronicle_of
+from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError, ensure
 from share_registry.look.lineage_graph import lineage_graph
 from share_registry.look.module_map import bits_map, error_map
 from share_registry.look.timeline import timeline
-from share_registry.names import SpaceName, parse_reference
+from share_registry.names import SpaceName, TaskName, parse_reference
 from share_registry.registry.context import with_basis_size
 from share_registry.ui.addresses import version_path
 from share_registry.ui.views.page import Page, Site
-from share_registry.values.commits import Commit
+from share_registry.values.commits import Commit, Log
 from share_registry.values.loading import snippets
 from share_registry.values.past_versions import Chronicle, PastVersion
-from share_registry.values.tasks import SpaceSummary
 
 _VERSIONS: Final = 100
 # Commits about a task that its time line is drawn from
@@ -30,27 +33,28 @@ _REFS: Final = 300
 
 def show_task(site: Site, request: Request) -> Page:
     """Show one version of a task, and what became of the task."""
-    space = site.registry.space(request.path_params["space"])
     task = _task_of(request)
     with site.registry.context.reading() as session:
-        history = chronicle_of(session, space.name, task, limit=_VERSIONS)
-    ref = f"{space.name}/{request.path_params['task']}"
+        where = space_of(session, request.path_params["space"])
+        history, unknown = _history(session, where, task, request.path_params["task"])
+        space = space_as_known(session, where)
+    ref = f"{where}/{request.path_params['task']}"
     if not history.live and "@" not in ref and history.versions:
         # a dropped task has no version of now
         ref = history.versions[0].task.ref
     commit, reason = _with_report(site, ref)
     ref = commit.ref
     lineage = site.registry.lineage(ref)
-    log = site.registry.log(task=f"{space.name}/{task}", limit=_EVENTS)
+    log = Log(commits=()) if unknown else site.registry.log(task=f"{where}/{task}", limit=_EVENTS)
     has_modules = commit.report is not None and bool(commit.report.modules)
     return Page(
         template="task.html",
         title=ref,
         members={
-            "space": space.summary,
+            "space": space,
             "history": history,
             "commit": commit,
-            "reason": reason,
+            "reason": reason or (site.told(unknown, asked=ref) if unknown else None),
             "shown": _shown(history, ref),
             "timeline": timeline(log, link=version_path),
             "graph": lineage_graph(lineage, link=version_path),
@@ -59,17 +63,16 @@ def show_task(site: Site, request: Request) -> Page:
             else [],
             "lineage": lineage.nodes[:_ANCESTORS],
             "more_ancestors": max(len(lineage.nodes) - _ANCESTORS, 0),
-            "snippets": snippets(commit, base_model=space.summary.base_model),
+            "snippets": snippets(commit, base_model=space.base_model),
         },
     )
 
 
-def asked_version(site: Site, request: Request) -> tuple[SpaceSummary, str]:
+def asked_version(site: Site, request: Request) -> tuple[SpaceName, str]:
     """Return the space that a path names, and the version, as `space/task@vN`."""
-    space = site.registry.space(request.path_params["space"])
     _task_of(request)
-    ref = site.registry.resolve(f"{space.name}/{request.path_params['task']}").ref
-    return space.summary, ref
+    version = site.registry.resolve("{space}/{task}".format_map(request.path_params))
+    return version.space, version.ref
 
 
 def show_commit(site: Site, request: Request) -> Page:
@@ -90,6 +93,17 @@ def show_commit(site: Site, request: Request) -> Page:
             "more": max(len(commit.refs) - _REFS, 0),
         },
     )
+
+
+def _history(
+    session: Session, space: SpaceName, task: str, asked: str
+) -> tuple[Chronicle, ShareRegistryError | None]:
+    """Return what became of a task; of a version in a damaged space nothing, and why."""
+    unknown = unknown_newest(session).get(space)
+    if unknown is None or "@" not in asked:
+        return chronicle_of(session, space, task, limit=_VERSIONS), None
+    name = TaskName(task)
+    return Chronicle(space=space, task=name, live=True, versions=(), total=0, moves=()), unknown
 
 
 def _task_of(request: Request) -> str:
