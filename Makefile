@@ -16,7 +16,7 @@ help:  ## say what there is
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(PINS) pip
 	$(PIP) install $(PINS) torch
-	$(PIP) install $(PINS) --group dev --group docs -e '.[peft,plot,postgres,ray,s3,serve,signing]'
+	$(PIP) install $(PINS) --group dev --group docs -e '.[peft,plot,postgres,ray,s3,serve,signing,ui]'
 	$(PIP) install --no-deps $(PINS) --group servers
 	touch $@
 
