@@ -58,6 +58,8 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
     with opened(request, outside) as service:
         context, space = service.adapters.registry()
         registry = Registry(context, None if space is None else SpaceName(space))
+        if space is not None:
+            _require_space(registry, space)
         bundle = read_assets(outside)
         telemetry = Telemetry()
         # of a path its end: where it is on this machine is nobody else's matter
@@ -81,6 +83,16 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
         gate = Gate(app, host=request.host, token=token, basic=True)
         meter = Meter(gate, telemetry=telemetry, outside=outside, routes=app.router.routes)
         yield SafeHeaders(meter)
+
+
+def _require_space(registry: Registry, space: str) -> None:
+    """Raise NotFoundError where there is no such space; what else is wrong with it, pages say."""
+    try:
+        registry.space(space)
+    except NotFoundError:
+        raise
+    except ShareRegistryError:
+        return
 
 
 def _names_of(folder: Path, outside: Outside) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ def test_a_process_shows_a_registry_until_it_is_asked_to_end_and_leaves_nothing_
     [
         (("--host", "0.0.0.0"), 7, "--token-file"),
         (("-R", "nowhere"), 3, "nowhere"),
+        (("-s", "nowhere"), 3, "nowhere"),
         (("--port", "70000"), 2, "--port"),
     ],
 )
