@@ -229,9 +229,17 @@ def test_versions_and_aliases_are_drawn(run: Runner, tmp_path: Path) -> None:
     with sr.Registry.open(run.registry, mode="r", space="tiny-model") as registry:
         figure = registry.log(task="cola").plot()
     (axes,) = figure.axes
-    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
-    assert lines["prod"].tolist()[:2] == [1, 2]
-    assert np.isnan(lines["canary"][-1])
+    lanes = [label.get_text() for label in axes.get_yticklabels()]
+    assert (lanes[0], {*lanes[1:]}) == ("versions", {"canary", "prod"})
+    bars = [bar.get_path().get_extents(bar.get_transform()) for bar in axes.patches]
+    spans = [axes.transData.inverted().transform_bbox(bar) for bar in bars]
+    ends = {
+        lane: [span.x1 for span in spans if abs((span.y0 + span.y1) / 2 - height) < 0.4]
+        for lane, height in zip(lanes, axes.get_yticks(), strict=True)
+    }
+    # prod was moved once; canary was removed, and so ends before the last commit
+    assert len(ends["prod"]) == 2
+    assert max(ends["canary"]) < max(ends["prod"])
 
 
 def test_a_log_of_a_task_is_of_that_task_whatever_its_commits_are_of(
@@ -246,7 +254,9 @@ def test_a_log_of_a_task_is_of_that_task_whatever_its_commits_are_of(
     assert (log[-1].ref, "client@v1 and 37 more" in str(log)) == ("tiny-model/client@v1", True)
     (axes,) = log.plot().axes
     assert axes.get_title(loc="left") == "client"
-    assert [np.size(line.get_xdata()) for line in axes.lines] == [2, 1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["versions", "prod"]
+    assert [np.size(line.get_xdata()) for line in axes.lines] == [1]
+    assert len(axes.patches) == 1
 
 
 def test_another_terminal_sees_what_this_one_does(run: Runner) -> None:
