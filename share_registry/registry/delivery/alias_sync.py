@@ -40,7 +40,8 @@ _DAY_S: Final = 86_400
 _HAND_OVER: Final = f"Give another directory, or remove its {INDEX_FILE} to hand it over."
 # What a directory without a target is for
 _ANY: Final = "any server"
-# More than compute at a time, as some of them wait for the medium
+# Where reading waits for a service. Else one: more would wait for one another's hold of the
+# interpreter, and take twice the processor time.
 _THREADS: Final = 4
 # Notes that are kept: few, as one speaks of every task of a commit
 _NOTES: Final = 16
@@ -171,7 +172,8 @@ def _bring_up(
     adapters: list[ServedAdapter] = []
     serve = partial(serve_target, run, earlier)
     live = [target for target in targets if target.is_served]
-    for done, adapter in enumerate(ahead(serve, live, threads=_THREADS), 1):
+    threads = _THREADS if run.context.store.at_once > 1 else 1
+    for done, adapter in enumerate(ahead(serve, live, threads=threads), 1):
         progress("directories", done, len(live))
         if adapter is not None:
             adapters.append(adapter)
