@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from share_registry.look.heat_map import HeatCell, HeatMap, draw_heat_map, ends_of
+from share_registry.look.heat_map import LEAST_SPREAD, HeatCell, HeatMap, draw_heat_map, ends_of
 from share_registry.look.module_grid import bits_of, errors_of, grid_of, sides_of
 from share_registry.look.units import count, percent, size
 
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from share_registry.values.analyses import Spectrum
     from share_registry.values.commits import AdapterReport
 
-# Of the colours, about the middle
-_LEAST_SPREAD: Final = 0.1
 _MOST_ROWS: Final = 200
 _MOST_COLUMNS: Final = 40
 
@@ -87,7 +85,7 @@ def _draw(
         [_cell(grid.modules[row][column], values, tips, write) for column in columns]
         for row in rows
     ]
-    low, high = ends_of([*values.values()] or [0.0], least=_LEAST_SPREAD)
+    low, high = ends_of([*values.values()] or [0.0], least=LEAST_SPREAD)
     extremes = sorted(values, key=lambda module: values[module])
     said = [f"{count(len(values), 'module')} by layer and projection"]
     if extremes:

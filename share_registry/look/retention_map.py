@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from share_registry.look.heat_map import HeatCell, HeatMap, draw_heat_map, ends_of
+from share_registry.look.heat_map import LEAST_SPREAD, HeatCell, HeatMap, draw_heat_map, ends_of
 from share_registry.look.units import count, measured, percent, time_text
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 _MOST_ROWS: Final = 60
 _MOST_COLUMNS: Final = 60
-# Of the colours, about the middle
-_LEAST_SPREAD: Final = 0.1
 
 
 def retention_map(retention: "Retention") -> str:
@@ -27,8 +25,8 @@ def retention_map(retention: "Retention") -> str:
     and the newest commits.
     """
     columns = range(max(len(retention.commits) - _MOST_COLUMNS, 0), len(retention.commits))
-    rows = sorted(retention.rows, key=_first_column)
-    rows = sorted(sorted(rows, key=_last_change)[-_MOST_ROWS:], key=_first_column)
+    rows = sorted(retention.rows, key=lambda row: row.first_column)
+    rows = sorted(sorted(rows, key=_last_change)[-_MOST_ROWS:], key=lambda row: row.first_column)
     cells = [
         [
             _cell(row, retention.commits[column], row.cells[column], retention.metric)
@@ -37,7 +35,7 @@ def retention_map(retention: "Retention") -> str:
         for row in rows
     ]
     listed = [cell for each in cells for cell in each if cell is not None]
-    least = _LEAST_SPREAD if retention.metric is None else 0.0
+    least = LEAST_SPREAD if retention.metric is None else 0.0
     low, high = ends_of([cell.value for cell in listed] or [0.0], least=least)
     measure = retention.metric or "error"
     return draw_heat_map(
@@ -56,12 +54,6 @@ def retention_map(retention: "Retention") -> str:
         ),
         look="retention",
     )
-
-
-def _first_column(row: "RetentionRow") -> int:
-    """Return the first commit after which a task was there."""
-    there = (column for column, cell in enumerate(row.cells) if cell is not None)
-    return next(there, len(row.cells))
 
 
 def _last_change(row: "RetentionRow") -> int:

@@ -9,9 +9,9 @@ from typing import Any, Final
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from share_registry.catalog.queries.task_histories import version_counts
 from share_registry.errors import ShareRegistryError
 from share_registry.outside.files import Outside
+from share_registry.registry.browsing import known_spaces
 from share_registry.registry.registry import Registry
 
 _LOG: Final = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ def registry_lines(registry: Registry) -> list[str]:
     up = [*_head("up", "gauge", "Whether the registry could be read.")]
     try:
         spaces = registry.spaces()
-        with registry.context.reading() as session:
-            versions = version_counts(session)
+        versions = known_spaces(registry.context).versions
     except ShareRegistryError as error:
         _LOG.warning("the registry cannot be read for its numbers: %s", error)
         return [*up, _line("up", 0)]

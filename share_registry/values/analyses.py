@@ -71,6 +71,12 @@ class RetentionRow:
     transfer: float
     metric_transfer: float | None
 
+    @property
+    def first_column(self) -> int:
+        """The first commit after which the task was there; behind the last where it never was."""
+        there = (column for column, cell in enumerate(self.cells) if cell is not None)
+        return next(there, len(self.cells))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Retention(Shown):

@@ -32,7 +32,24 @@ from share_registry.values.sheet import (
     with_note,
 )
 
-# Kinds of commits that make versions
+# Kinds of commits, as records name them
+KINDS: Final = (
+    "create",
+    "absorb",
+    "refit",
+    "merge",
+    "restore",
+    "drop",
+    "rename",
+    "policy",
+    "alias",
+    "tag",
+    "annotate",
+    "export",
+    "expire",
+    "purge",
+)
+# Those that make versions
 _MAKING: Final = frozenset({"absorb", "refit", "merge", "restore"})
 # Of one commit: tasks and notes that are written out
 _MOST_TASKS: Final = 8

@@ -1,10 +1,10 @@
 """The report of an adapter as a plot: where its bits and its errors are."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from share_registry import kinds
 from share_registry.kinds import takes
-from share_registry.look.heat_map import ends_of
+from share_registry.look.heat_map import LEAST_SPREAD, ends_of
 from share_registry.look.module_grid import bits_of, errors_of, grid_of
 from share_registry.values.plot_frame import (
     Place,
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from share_registry.values.commits import AdapterReport
-
-# Of the colours, about the middle
-_LEAST_SPREAD: Final = 0.1
 
 
 @takes(path=kinds.path)
@@ -54,7 +51,7 @@ def plot_modules(report: "AdapterReport", path: Place = None) -> "Figure":
         cells = [
             [None if module is None else values[module] for module in row] for row in grid.modules
         ]
-        ends = ends_of([*values.values()], least=_LEAST_SPREAD)
+        ends = ends_of([*values.values()], least=LEAST_SPREAD)
         image = draw_cells(axes, cells, ends, write)
         add_scale(figure, image, axes, unit)
         label_ticks(axes.set_xticks, grid.columns)

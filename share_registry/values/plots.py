@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from share_registry import kinds
 from share_registry.kinds import takes
-from share_registry.look.heat_map import ends_of, without_shared_beginning
+from share_registry.look.heat_map import LEAST_SPREAD, ends_of, without_shared_beginning
 from share_registry.look.palette import LIGHT
 from share_registry.look.units import count
 from share_registry.values.plot_frame import (
@@ -31,12 +31,9 @@ if TYPE_CHECKING:
         Analysis,
         Retention,
         RetentionCell,
-        RetentionRow,
         Spectrum,
     )
 
-# Of the colours, about the middle
-_LEAST_SPREAD: Final = 0.1
 # Of a cell
 _CORNER: Final = 0.2
 
@@ -58,7 +55,7 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
         StoreError: the file cannot be written.
     """
     ensure_drawable(matrix.rows, f"space {matrix.space} has no version")
-    matrix = replace(matrix, rows=tuple(sorted(matrix.rows, key=_first_column)))
+    matrix = replace(matrix, rows=tuple(sorted(matrix.rows, key=lambda row: row.first_column)))
     rows, columns = len(matrix.rows), len(matrix.commits)
     figure = new_figure(
         min(max(2.8 + 0.52 * columns, 5.5), 16.0), min(max(1.6 + 0.3 * rows, 2.6), 14.0)
@@ -116,12 +113,6 @@ def plot_budget(analysis: "Analysis", path: Place = None) -> "Figure":
     return save_figure(figure, path)
 
 
-def _first_column(row: "RetentionRow") -> int:
-    """Return the first commit after which a task was there."""
-    there = (column for column, cell in enumerate(row.cells) if cell is not None)
-    return next(there, len(row.cells))
-
-
 def _height(analysis: "Analysis") -> float:
     sides = [spectrum.side for spectrum in analysis.spectra]
     return min(max(2.2 + 0.24 * max(sides.count("a"), sides.count("b")), 3.0), 16.0)
@@ -133,7 +124,7 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> Any:
 
     values = [[_value(cell, matrix.metric) for cell in row.cells] for row in matrix.rows]
     listed = [value for row in values for value in row if value is not None]
-    ends = ends_of(listed, least=_LEAST_SPREAD if matrix.metric is None else 0.0)
+    ends = ends_of(listed, least=LEAST_SPREAD if matrix.metric is None else 0.0)
     write = percents if matrix.metric is None else "{:.3g}".format
     image = draw_cells(axes, values, ends, write)
     for y, row in enumerate(matrix.rows if matrix.metric is None else ()):
@@ -156,7 +147,7 @@ def _alike(matrix: "Retention") -> str:
     """Return the span of errors that are too near each other for colours to tell them apart."""
     errors = [100 * cell.error for row in matrix.rows for cell in row.cells if cell is not None]
     low, high = min(errors), max(errors)
-    if high - low >= (high + low) * _LEAST_SPREAD:
+    if high - low >= (high + low) * LEAST_SPREAD:
         return ""
     return f"\nall alike: {' to '.join(dict.fromkeys((percents(low), percents(high))))}"
 

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries.aliases import alias_history, aliases, spaces, tags
 from share_registry.catalog.queries.lineage import lineage
-from share_registry.catalog.queries.log import KINDS, LogQuery, commit_at, log, show
+from share_registry.catalog.queries.log import LogQuery, commit_at, log, show
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError
 from share_registry.format.records import Record
+from share_registry.values.commits import KINDS
 from tests.catalog.logs import Log, story
 
 

@@ -37,30 +37,13 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.names import SpaceName, close_names, near_misses, split_task
-from share_registry.values.commits import Commit
+from share_registry.values.commits import KINDS, Commit
 from share_registry.values.conditions import Condition, conditions_of, have_labels
 from share_registry.values.references import ResolvedReference
 
 # Space (None: the only one), number and time of the commit that ends a page, left out
 _Anchor: TypeAlias = tuple[str | None, int, str]
 _NUMBER: Final = re.compile(r"c[0-9]{1,16}")
-# Kinds of commits, as records name them
-KINDS: Final = (
-    "create",
-    "absorb",
-    "refit",
-    "merge",
-    "restore",
-    "drop",
-    "rename",
-    "policy",
-    "alias",
-    "tag",
-    "annotate",
-    "export",
-    "expire",
-    "purge",
-)
 _COMMIT: Final = select(*COLUMNS).where(
     CommitRow.space == lookups.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)
 )

@@ -4,12 +4,12 @@ from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries.retention_rows import metric_names, size_of_matrix
 from share_registry.look.module_map import change_map, directions_map
 from share_registry.look.retention_map import retention_map
 from share_registry.look.spectrum_map import spectrum_map
 from share_registry.registry.analysis.analyze import version_spectra
 from share_registry.registry.audit.retention import retention
+from share_registry.registry.browsing import matrix_outline
 from share_registry.ui.views.page import Page, Site, text_of
 from share_registry.ui.views.tasks_and_commits import asked_version
 
@@ -44,9 +44,7 @@ def show_retention(site: Site, request: Request) -> Page:
     """Show what each commit did to each task."""
     space = site.registry.space(request.path_params["space"])
     metric = text_of(request, "metric")
-    with site.registry.context.reading() as session:
-        metrics = metric_names(session, space.name)
-        tasks, commits = size_of_matrix(session, space.name)
+    outline = matrix_outline(site.registry.context, space.name)
     matrix = retention(site.registry.context, space.name, metric=metric, most=_MOST)
     return Page(
         template="retention.html",
@@ -54,10 +52,10 @@ def show_retention(site: Site, request: Request) -> Page:
         members={
             "space": space.summary,
             "metric": metric,
-            "metrics": metrics,
+            "metrics": outline.metrics,
             "matrix": matrix,
             "drawing": retention_map(matrix) if matrix.rows else "",
-            "is_whole": tasks <= _MOST[0] and commits <= _MOST[1],
+            "is_whole": outline.tasks <= _MOST[0] and outline.commits <= _MOST[1],
         },
     )
 

@@ -1,20 +1,16 @@
 """What was when: the log, what was live on a date, what changed since."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries import aliases
-from share_registry.catalog.queries.aliases import sound_spaces
-from share_registry.catalog.queries.log import KINDS
-from share_registry.catalog.queries.lookups import unknown_newest
-from share_registry.catalog.queries.task_histories import recent_versions
+from share_registry.registry.browsing import known_spaces, lines_of_tasks
 from share_registry.registry.registry import Registry
 from share_registry.ui.addresses import space_path, with_query
-from share_registry.ui.views.page import Page, Site, labels_of, text_of
+from share_registry.ui.views.page import Page, Site, asked_for, labels_of, text_of
+from share_registry.values.commits import KINDS
 from share_registry.values.references import Tag
 from share_registry.values.tasks import Task
 
@@ -46,30 +42,21 @@ class CommitSelection:
     until: str | None
     before: str | None
 
-    @classmethod
-    def of(cls, request: Request) -> "CommitSelection":
-        """Return what a request asks for."""
-        return cls(**{name: text_of(request, name) for name in cls.__slots__})
-
     @property
     def narrows(self) -> bool:
         """Whether not all commits are asked for."""
-        return replace(self, before=None) != _ALL
+        return any(asdict(replace(self, before=None)).values())
 
     def path(self, place: str, *, before: str | None) -> str:
         """Return the path of another page of the same."""
-        parts = {name: getattr(self, name) for name in self.__slots__}
-        return with_query(place, **parts | {"before": before})
-
-
-_ALL: Final = CommitSelection(**dict.fromkeys(CommitSelection.__slots__))
+        return with_query(place, **asdict(self) | {"before": before})
 
 
 def show_log(site: Site, request: Request) -> Page:
     """Show commits of a space or of all, the newest first, one page of them."""
     space = request.path_params.get("space")
     summary = None if space is None else site.registry.space(space).summary
-    asked = CommitSelection.of(request)
+    asked = asked_for(CommitSelection, request)
     log = site.registry.log(
         space,
         task=asked.task,
@@ -148,18 +135,15 @@ def show_changes(site: Site, request: Request) -> Page:
 
 def _tags(registry: Registry) -> Sequence[Tag]:
     """Return the tags of a scope; of those of all spaces, where some are damaged, of the others."""
-    with registry.context.reading() as session:
-        is_partial = registry.scope is None and unknown_newest(session)
-        scopes = [space.name for space in sound_spaces(session)] if is_partial else [registry.scope]
-        return [tag for scope in scopes for tag in aliases.tags(session, space=scope)]
+    summaries = known_spaces(registry.context)
+    is_partial = registry.scope is None and summaries.unknown
+    scopes = (
+        [registry.space(space.name) for space in summaries.spaces] if is_partial else [registry]
+    )
+    return [tag for scope in scopes for tag in scope.tags()]
 
 
 def _newest(registry: Registry, tasks: Sequence[Task]) -> Mapping[tuple[str, str], Task]:
     """Return the newest versions of tasks by space and name; those that were dropped since too."""
-    newest: dict[tuple[str, str], Task] = {}
-    with registry.context.reading() as session:
-        for space, group in groupby(tasks, key=lambda task: task.space):
-            names = [task.name for task in group]
-            lines = recent_versions(session, space, names, last=1)
-            newest |= {(space, name): line[-1] for name, line in lines.items()}
-    return newest
+    lines = lines_of_tasks(registry.context, tasks, last=1)
+    return {task: line[-1] for task, line in lines.items()}

@@ -1,17 +1,15 @@
 """What there is: the spaces, and the tasks of one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries.aliases import sound_spaces, space_summary
-from share_registry.catalog.queries.lookups import unknown_newest
-from share_registry.catalog.queries.task_histories import recent_versions, version_counts
-from share_registry.catalog.queries.task_pages import TaskQuery, tasks
+from share_registry.catalog.queries.task_pages import TaskQuery
+from share_registry.registry.browsing import known_spaces, task_page
 from share_registry.ui.addresses import space_path, with_query
-from share_registry.ui.views.page import Page, Site, labels_of, text_of
+from share_registry.ui.views.page import Page, Site, asked_for, labels_of
 from share_registry.values.tasks import SpaceSummary
 
 _TASKS: Final = 50
@@ -42,13 +40,8 @@ class Selection:
     at: str | None
     after: str | None
 
-    @classmethod
-    def of(cls, request: Request) -> "Selection":
-        """Return what a request asks for."""
-        return cls(**{name: text_of(request, name) for name in cls.__slots__})
-
     def query(self, space: str) -> TaskQuery:
-        """Return the same as a question to the catalog. Raises InvalidInputError."""
+        """Return what lists a page, and one task more. Raises InvalidInputError."""
         name = self.name
         if name is not None and not any(letter in name for letter in _WILD):
             name = f"*{name}*"
@@ -71,8 +64,7 @@ class Selection:
 
     def path(self, space: str, **changed: str | None) -> str:
         """Return the path of another selection, from its first page on."""
-        parts = {name: getattr(self, name) for name in self.__slots__}
-        return with_query(space_path(space), **parts | {"after": None} | changed)
+        return with_query(space_path(space), **asdict(self) | {"after": None} | changed)
 
     def sorted_path(self, space: str, by: str) -> str:
         """Return the path of the same, sorted by a number, or the other way round."""
@@ -88,21 +80,19 @@ class Selection:
 def show_spaces(site: Site, _: Request) -> Page:
     """Show every space, and what was committed last to those whose newest state is known."""
     registry = site.registry
-    with registry.context.reading() as session:
-        spaces, unknown = sound_spaces(session), unknown_newest(session)
-        versions = version_counts(session)
-    scopes = [space.name for space in spaces] if unknown else [None]
+    summaries = known_spaces(registry.context)
+    scopes = [space.name for space in summaries.spaces] if summaries.unknown else [None]
     commits = [commit for scope in scopes for commit in registry.log(scope, limit=_LATEST)]
     commits.sort(key=lambda commit: commit.time, reverse=True)
     return Page(
         template="spaces.html",
         title="Spaces",
         members={
-            "spaces": spaces,
-            "versions": versions,
+            "spaces": summaries.spaces,
+            "versions": summaries.versions,
             "unknown": {
                 name: site.told(error, asked=space_path(name))
-                for name, error in sorted(unknown.items())
+                for name, error in sorted(summaries.unknown.items())
             },
             "commits": commits[:_LATEST],
         },
@@ -111,12 +101,9 @@ def show_spaces(site: Site, _: Request) -> Page:
 
 def show_space(site: Site, request: Request) -> Page:
     """Show the tasks of a space, one page of them."""
-    asked = Selection.of(request)
-    with site.registry.context.reading() as session:
-        space = space_summary(session, request.path_params["space"])
-        listed = tasks(session, asked.query(space.name))
-        names = [task.name for task in listed[:_TASKS]]
-        lines = recent_versions(session, space.name, names, last=_POINTS)
+    asked = asked_for(Selection, request)
+    page = task_page(site.registry.context, asked.query(request.path_params["space"]), last=_POINTS)
+    space, listed = page.space, page.tasks
     more = asked.path(space.name, after=listed[-2].ref) if len(listed) > _TASKS else ""
     return Page(
         template="space.html",
@@ -126,7 +113,7 @@ def show_space(site: Site, request: Request) -> Page:
             "facts": facts_of(space),
             "asked": asked,
             "tasks": listed[:_TASKS],
-            "lines": lines,
+            "lines": page.lines,
             "metrics": sorted({name for task in listed for name in task.metrics}),
             "more": more,
         },

@@ -1,17 +1,22 @@
 """What a view is: a function from a registry and a request to a page."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries.lookups import space_names
 from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
 from share_registry.http.answers import failure_of, inside
 from share_registry.http.application import Service
+from share_registry.registry.browsing import names_of_spaces
 from share_registry.registry.registry import Registry
 from share_registry.values.checks import VerifyReport
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_S = TypeVar("_S", bound="DataclassInstance")
 # Levels of `verify` that read; `deep` computes as long as all commits together did
 LEVELS = ("quick", "data")
 
@@ -47,8 +52,7 @@ class Site:
 
     def space_names(self) -> list[str]:
         """Return the names of all spaces, damaged ones too."""
-        with self.registry.context.reading() as session:
-            return [*space_names(session)]
+        return [*names_of_spaces(self.registry.context)]
 
     def told(self, error: ShareRegistryError, *, asked: str) -> ShareRegistryError:
         """Return what a page says of an error; see `failure_of`."""
@@ -83,6 +87,11 @@ class View:
 
     show: Callable[[Site, Request], Page]
     is_heavy: bool = False
+
+
+def asked_for(kind: type[_S], request: Request) -> _S:
+    """Return a selection, a dataclass of texts, from what a request asks for by their names."""
+    return kind(**{field.name: text_of(request, field.name) for field in fields(kind)})
 
 
 def text_of(request: Request, name: str) -> str | None:

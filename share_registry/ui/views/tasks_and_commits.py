@@ -5,18 +5,12 @@ from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.catalog.queries import log as log_pages
-from share_registry.catalog.queries.aliases import space_as_known
-from share_registry.catalog.queries.lookups import unknown_newest
-from share_registry.catalog.queries.resolution import space_of
-from share_registry.catalog.queries.task_histories import chronicle_of
-from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError, ensure
 from share_registry.look.lineage_graph import lineage_graph
 from share_registry.look.module_map import bits_map, error_map
 from share_registry.look.timeline import timeline
-from share_registry.names import SpaceName, TaskName, parse_reference
-from share_registry.registry.context import with_basis_size
+from share_registry.names import SpaceName, parse_reference
+from share_registry.registry.browsing import commit_of, task_past
 from share_registry.ui.addresses import version_path
 from share_registry.ui.views.page import Page, Site
 from share_registry.values.commits import Commit, Log
@@ -34,18 +28,25 @@ _REFS: Final = 300
 def show_task(site: Site, request: Request) -> Page:
     """Show one version of a task, and what became of the task."""
     task = _task_of(request)
-    with site.registry.context.reading() as session:
-        where = space_of(session, request.path_params["space"])
-        history, unknown = _history(session, where, task, request.path_params["task"])
-        space = space_as_known(session, where)
-    ref = f"{where}/{request.path_params['task']}"
+    past = task_past(
+        site.registry.context,
+        request.path_params["space"],
+        request.path_params["task"],
+        most=_VERSIONS,
+    )
+    space, history, unknown = past.space, past.chronicle, past.unknown
+    ref = f"{space.name}/{request.path_params['task']}"
     if not history.live and "@" not in ref and history.versions:
         # a dropped task has no version of now
         ref = history.versions[0].task.ref
     commit, reason = _with_report(site, ref)
     ref = commit.ref
     lineage = site.registry.lineage(ref)
-    log = Log(commits=()) if unknown else site.registry.log(task=f"{where}/{task}", limit=_EVENTS)
+    log = (
+        Log(commits=())
+        if unknown
+        else site.registry.log(task=f"{space.name}/{task}", limit=_EVENTS)
+    )
     has_modules = commit.report is not None and bool(commit.report.modules)
     return Page(
         template="task.html",
@@ -78,10 +79,7 @@ def asked_version(site: Site, request: Request) -> tuple[SpaceName, str]:
 def show_commit(site: Site, request: Request) -> Page:
     """Show one commit, as the log knows it: no adapter of it is read."""
     space = SpaceName(request.path_params["space"])
-    context = site.registry.context
-    with context.reading() as session:
-        commit = log_pages.show(session, f"{space}/@{request.path_params['commit']}")
-    commit = with_basis_size(context, commit)
+    commit = commit_of(site.registry.context, f"{space}/@{request.path_params['commit']}")
     title = f"{space}/@c{commit.number}"
     return Page(
         template="commit.html",
@@ -93,17 +91,6 @@ def show_commit(site: Site, request: Request) -> Page:
             "more": max(len(commit.refs) - _REFS, 0),
         },
     )
-
-
-def _history(
-    session: Session, space: SpaceName, task: str, asked: str
-) -> tuple[Chronicle, ShareRegistryError | None]:
-    """Return what became of a task; of a version in a damaged space nothing, and why."""
-    unknown = unknown_newest(session).get(space)
-    if unknown is None or "@" not in asked:
-        return chronicle_of(session, space, task, limit=_VERSIONS), None
-    name = TaskName(task)
-    return Chronicle(space=space, task=name, live=True, versions=(), total=0, moves=()), unknown
 
 
 def _task_of(request: Request) -> str:
@@ -123,11 +110,9 @@ def _with_report(site: Site, ref: str) -> tuple[Commit, ShareRegistryError | Non
         return site.registry.show(ref), None
     except (InvalidInputError, NotFoundError):
         # what was asked for is not there, unless it is an object of it that is gone
-        with site.registry.context.reading() as session:
-            return log_pages.show(session, ref, space=site.registry.scope), None
+        return commit_of(site.registry.context, ref, space=site.registry.scope), None
     except ShareRegistryError as error:
-        with site.registry.context.reading() as session:
-            commit = log_pages.show(session, ref, space=site.registry.scope)
+        commit = commit_of(site.registry.context, ref, space=site.registry.scope)
         return commit, site.told(error, asked=ref)
 
 
