@@ -28,7 +28,14 @@ from share_registry.errors import (
 INTERRUPTED: Final = 130
 # Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
-    *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
+    *(
+        "commands.read",
+        "commands.check",
+        "commands.deliver",
+        "commands.write",
+        "commands.sharing",
+        "commands.maintain",
+    ),
     *("commands.copying", "commands.serve", "commands.ui", "commands.shell"),
     *("doctor", "demo"),
 )

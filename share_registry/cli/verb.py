@@ -308,6 +308,28 @@ target_options: Final = with_options(
         "that refuses or misreads is refused.",
     ),
 )
+listening_options: Final = with_options(
+    click.option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="ADDRESS",
+        help="Where to listen; one that other machines reach needs a token.",
+    ),
+    click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=8080,
+        show_default=True,
+        help="At which port; 0 for any that is free.",
+    ),
+    click.option(
+        "--token-file",
+        metavar="FILE",
+        help="Has the token that requests must bring; browsers ask for it as the password. "
+        "[$SHARE_REGISTRY_SERVE_TOKEN]",
+    ),
+)
 signatory_options: Final = with_options(
     click.option(
         "--key", metavar="FILE", help="Who must have signed: the public key of the signer."

@@ -7,30 +7,12 @@ import click
 from share_registry.cli.completion import ALIAS
 from share_registry.cli.output import say
 from share_registry.cli.session import session
-from share_registry.cli.verb import base_config_option, free_verb, target_options
+from share_registry.cli.verb import base_config_option, free_verb, listening_options, target_options
 from share_registry.errors import RefusedError
 
 
 @free_verb
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="ADDRESS",
-    help="Where to listen; one that other machines reach needs a token.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    help="At which port; 0 for any that is free.",
-)
-@click.option(
-    "--token-file",
-    metavar="FILE",
-    help="Has the token that requests must bring. [$SHARE_REGISTRY_SERVE_TOKEN]",
-)
+@listening_options
 @click.option(
     "--alias",
     type=ALIAS,

@@ -2,35 +2,14 @@
 
 from typing import Any
 
-import click
-
 from share_registry.cli.output import say
 from share_registry.cli.session import session
-from share_registry.cli.verb import free_verb
+from share_registry.cli.verb import free_verb, listening_options
 from share_registry.errors import RefusedError
 
 
 @free_verb
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="ADDRESS",
-    help="Where to listen; one that other machines reach needs a token.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    help="At which port; 0 for any that is free.",
-)
-@click.option(
-    "--token-file",
-    metavar="FILE",
-    help="Has the token that requests must bring; browsers ask for it as the password. "
-    "[$SHARE_REGISTRY_SERVE_TOKEN]",
-)
+@listening_options
 def ui(**options: Any) -> None:
     """Show the registry in a browser; writes nothing.
 
