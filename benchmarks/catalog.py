@@ -31,7 +31,7 @@ from sqlalchemy import URL, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.aliases import alias_history, aliases, spaces
 from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery, log, show
@@ -228,7 +228,7 @@ def draw(session: Session, chance: Random) -> Asked:
         )
     ).all()
     task = rows[0].name if rows else HOT
-    latest = lookups.latest_version(session, SPACE, task)
+    latest = version_lookups.latest_version(session, SPACE, task)
     aliased = select(TaskNameRow.name).join(
         AliasRow.table, (AliasRow.space == TaskNameRow.space) & (AliasRow.task == TaskNameRow.task)
     )
@@ -267,12 +267,12 @@ def commit_asks(session: Session, asked: Asked) -> object:
         lookups.commit_of_key(session, SPACE, "a-new-key"),
         lookups.space_row(session, SPACE),
         lookups.current_name(session, SPACE, asked.task),
-        lookups.latest_version(session, SPACE, asked.task),
+        version_lookups.latest_version(session, SPACE, asked.task),
         lookups.current_basis(session, SPACE),
-        lookups.candidate_adapters(session, SPACE, first=_FIRST, latest=_LATEST),
-        lookups.commit_of_adapter(session, SPACE, asked.latest.adapter_digest),
+        version_lookups.candidate_adapters(session, SPACE, first=_FIRST, latest=_LATEST),
+        version_lookups.commit_of_adapter(session, SPACE, asked.latest.adapter_digest),
         lookups.module_shapes(session, SPACE),
-        lookups.versions_of_content(
+        version_lookups.versions_of_content(
             session,
             [SpaceName(SPACE)],
             source=asked.latest.source_digest,

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 
 _LAYERS: Final = 6
 _WIDTH: Final = 384
@@ -180,7 +180,7 @@ def _contents(place: Path) -> dict[str, str]:
     if not (place / "FORMAT").exists():
         return {}
     with sr.Registry.open(place, mode="r") as registry, registry.context.reading() as session:
-        return {row.ref: row.adapter_digest for row in lookups.all_versions(session)}
+        return {row.ref: row.adapter_digest for row in version_lookups.all_versions(session)}
 
 
 def _children(pid: int) -> list[int]:

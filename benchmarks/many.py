@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.format.adapter_object import encode
 from share_registry.format.canonical import sha256
@@ -37,7 +37,7 @@ def mix(registry: sr.Registry, space: str, *, count: int, sources: int = 2, seed
     rng = np.random.default_rng(seed)
     with registry.context.reading() as session:
         rows = sorted(
-            lookups.latest_versions(session, SpaceName(space)), key=lambda row: row.number
+            version_lookups.latest_versions(session, SpaceName(space)), key=lambda row: row.number
         )[:sources]
     for start in range(0, count, AT_ONCE):
         _publish(

@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from share_registry.registry.registry import Registry as Registry, Space as Space
     from share_registry.registry.transfer.copies import clone as clone
     from share_registry.routing.routing_index import RoutingIndex as RoutingIndex
-    from share_registry.values.commits import AdapterReport as AdapterReport, Commit as Commit
+    from share_registry.values.commits import Commit as Commit
     from share_registry.values.imports import ImportSource as ImportSource
     from share_registry.values.policy import ABSENT as ABSENT, Policy as Policy
     from share_registry.values.references import ResolvedReference as ResolvedReference
+    from share_registry.values.reports import AdapterReport as AdapterReport
     from share_registry.values.tasks import Task as Task
 
 __version__ = "0.1.0"
@@ -61,9 +62,10 @@ _PLACES: Final = {
     "registry.transfer.copies": "clone",
     "routing.routing_index": "RoutingIndex",
     "values.policy": "ABSENT Policy",
-    "values.commits": "AdapterReport Commit",
+    "values.commits": "Commit",
     "values.imports": "ImportSource",
     "values.references": "ResolvedReference",
+    "values.reports": "AdapterReport",
     "values.tasks": "Task",
 }
 _MODULES: Final = {name: module for module, names in _PLACES.items() for name in names.split()}

@@ -17,7 +17,8 @@ from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.escapes import indented, json_text, one_line, printable
 from share_registry.values.commits import Commit, Log, brief_sheet
 from share_registry.values.documents import document
-from share_registry.values.sheet import NOTHING, Sheet, Table, as_text, sheet_of
+from share_registry.values.sheet import Sheet, as_text, sheet_of
+from share_registry.values.text_table import NOTHING, Table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

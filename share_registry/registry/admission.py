@@ -18,7 +18,7 @@ from share_registry.kinds import member_of, shown, wrong_kind
 from share_registry.names import NAME, TaskName, first_and_more
 from share_registry.outside.commands import run_command
 from share_registry.outside.files import Outside
-from share_registry.values.sheet import shorten
+from share_registry.values.text_table import shorten
 
 if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter

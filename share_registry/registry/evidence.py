@@ -15,7 +15,7 @@ from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from share_registry.catalog.queries import lookups, removed_versions
+from share_registry.catalog.queries import lookups, removed_versions, version_lookups
 from share_registry.catalog.queries.lookups import NameClaim
 from share_registry.catalog.queries.resolution import namings_of, resolve
 from share_registry.catalog.sql import Session, clean
@@ -279,7 +279,7 @@ def _with_earlier(session: Session, row: TaskVersion) -> list[TaskVersion]:
     """Return a version, and those that it has its note from, down to one that was committed."""
     rows = [row]
     while (number := _earlier(rows[-1])) is not None:
-        earlier = lookups.version_row(session, row.space, row.task, number)
+        earlier = version_lookups.version_row(session, row.space, row.task, number)
         if earlier is None or number >= rows[-1].version:
             raise IntegrityError(
                 f"{rows[-1].ref} goes back to v{number}, which the catalog does not have.",

@@ -20,7 +20,7 @@ from share_registry.look.sparkline import sparkline
 from share_registry.times import timestamp
 from share_registry.ui import addresses
 from share_registry.ui.bundle import Assets
-from share_registry.values import sheet
+from share_registry.values import sheet, text_table
 from share_registry.values.tasks import AUTOMATIC_LABELS
 
 # What the bar on top of each page leads to
@@ -116,7 +116,7 @@ _FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "commit_path": addresses.commit_path,
     "count": units.count,
     "diff_path": addresses.diff_path,
-    "first_line": sheet.first_line,
+    "first_line": text_table.first_line,
     "labels_of": _labels,
     "linked": _linked,
     "measured": units.measured,

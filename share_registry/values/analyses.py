@@ -13,7 +13,8 @@ from typing_extensions import override
 from share_registry.look.units import count, measured, percent, size, typed_percent
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values import plots
-from share_registry.values.sheet import ELLIPSIS, NOTHING, Sheet, Shown, Table
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import ELLIPSIS, NOTHING, Table
 
 # A saving below this share of the bytes is none to speak of
 WORTH: Final = 0.03

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing_extensions import override
 
 from share_registry.look.units import count, time_text
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, optional_percent
+from share_registry.values.sheet import Sheet, Shown, optional_percent
+from share_registry.values.text_table import NOTHING, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

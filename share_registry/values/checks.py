@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from share_registry.look.units import count, size
 from share_registry.names import Digest, TaskName, first_and_more
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, optional_percent, short_ids
+from share_registry.values.sheet import Sheet, Shown, optional_percent, short_ids
+from share_registry.values.text_table import NOTHING, Table
 
 # Names of a list that are written out
 _MOST_NAMES: Final = 8

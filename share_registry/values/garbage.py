@@ -8,7 +8,8 @@ from typing_extensions import override
 
 from share_registry.look.units import count, size
 from share_registry.names import Digest
-from share_registry.values.sheet import Sheet, Shown, Table, short_ids
+from share_registry.values.sheet import Sheet, Shown, short_ids
+from share_registry.values.text_table import Table
 
 # Rows of the table; the JSON document has all
 _MOST_ROWS: Final = 20

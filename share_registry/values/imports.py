@@ -9,7 +9,8 @@ from typing import Any
 from typing_extensions import override
 
 from share_registry.look.units import count, size
-from share_registry.values.sheet import Sheet, Shown, Table, first_line
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import Table, first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

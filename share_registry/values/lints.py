@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from share_registry.look.units import count
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import NOTHING, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

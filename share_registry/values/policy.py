@@ -10,7 +10,8 @@ from share_registry.errors import InvalidInputError
 from share_registry.kinds import shown
 from share_registry.look.units import typed_percent
 from share_registry.names import NAME
-from share_registry.values.sheet import NOTHING, Sheet, Shown
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import NOTHING
 
 # Pooled relative error of scaled dW; measured in docs/budget.md
 DEFAULT_BUDGET: Final = 0.025

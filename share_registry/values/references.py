@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from share_registry.look.units import time_text
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Listed, Sheet, Shown, Table, first_line
+from share_registry.values.sheet import Listed, Sheet, Shown
+from share_registry.values.text_table import NOTHING, Table, first_line
 
 
 class _Version(Protocol):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from share_registry.look.units import count, size
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, short_ids
+from share_registry.values.sheet import Sheet, Shown, short_ids
+from share_registry.values.text_table import NOTHING, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from share_registry.look.units import count, size
 from share_registry.names import Digest, SpaceName, TaskName
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, first_line
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import NOTHING, Table, first_line
 
 
 class SyncStatus(StrEnum):

@@ -11,16 +11,8 @@ from share_registry.look.units import count, measured, size, time_text, typed_pe
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.policy import Policy
 from share_registry.values.references import removed_column
-from share_registry.values.sheet import (
-    NOTHING,
-    Listed,
-    Sheet,
-    Shown,
-    Table,
-    first_line,
-    metric_pairs,
-    pairs,
-)
+from share_registry.values.sheet import Listed, Sheet, Shown, metric_pairs, pairs
+from share_registry.values.text_table import NOTHING, Table, first_line
 
 # Labels that a commit gets from its environment: they say where it was made, not what it is
 AUTOMATIC_LABELS: Final = ("ci.run", "git.sha", "mlflow.run_id", "wandb.run")

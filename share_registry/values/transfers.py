@@ -7,7 +7,8 @@ from typing_extensions import override
 
 from share_registry.look.units import count, size
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import NOTHING, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

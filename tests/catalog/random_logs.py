@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.aliases import alias_history, aliases, spaces, tags
 from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery, log
@@ -343,7 +343,7 @@ def _check_task(session: Session, model: Model, task: ModelTask) -> None:
         )
     for version, number in enumerate(task.versions, start=1):
         assert resolve(session, f"{task.name}@v{version}").number == number
-        row = lookups.version_row(session, "base", task.name, version)
+        row = version_lookups.version_row(session, "base", task.name, version)
         assert row is not None
         assert row.source_digest == task.sources[version - 1]
         assert row.removed == task.removed.get(version)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.catalog import QUESTIONS, Asked, draw
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.values.task_version import TaskVersion
 from tests.catalog.growing import SPACE, STEP, Growing, copy
 from tests.catalog.logs import Log, Logged
@@ -193,7 +193,10 @@ def test_a_record_of_any_kind_takes_no_more_in_a_long_log(
     counts = []
     for catalog in catalogs:
         with catalog.begin(write=True) as session:
-            head, task = lookups.head(session, SPACE), lookups.latest_version(session, SPACE, NAMED)
+            head, task = (
+                lookups.head(session, SPACE),
+                version_lookups.latest_version(session, SPACE, NAMED),
+            )
             assert head is not None
             assert task is not None
             record = RECORDS[kind](

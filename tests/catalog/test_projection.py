@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection.apply import wipe
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.tables import (
     AliasRow,
     CommitRow,
@@ -112,7 +112,8 @@ def test_a_restored_version_carries_what_it_repeats() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         story().apply(session)
         first, restored = (
-            lookups.version_row(session, "base", "acceptability", version) for version in (1, 3)
+            version_lookups.version_row(session, "base", "acceptability", version)
+            for version in (1, 3)
         )
         assert first is not None
         assert restored is not None
@@ -404,7 +405,7 @@ def test_a_task_may_have_its_old_name_again() -> None:
                 == lookups.current_name(session, "base", "cola")
                 == "cola"
             )
-            latest = lookups.latest_version(session, "base", "new")
+            latest = version_lookups.latest_version(session, "base", "new")
             assert latest is not None
             assert latest.version == 2
 

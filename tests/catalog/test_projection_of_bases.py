@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.errors import IntegrityError
 from tests.catalog.logs import Log
 
@@ -19,7 +19,7 @@ def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
         fill(catalog, log)
         with catalog.begin() as session:
             before, after = (
-                lookups.version_row(session, "base", "cola", version) for version in (1, 2)
+                version_lookups.version_row(session, "base", "cola", version) for version in (1, 2)
             )
             assert before is not None
             assert after is not None

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection.apply import wipe
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.aliases import aliases, spaces
 from share_registry.catalog.tables import ObjectRow
 from share_registry.errors import IntegrityError
@@ -88,13 +88,15 @@ def test_a_purge_drops_a_task_and_its_aliases_and_leaves_what_was_removed_before
         assert space.tasks == 1
         assert aliases(session) == []
         last = log.entries[-1].record.number
-        assert [row.removed for row in lookups.all_versions(session) if row.task == "cola"] == [
+        assert [
+            row.removed for row in version_lookups.all_versions(session) if row.task == "cola"
+        ] == [
             last - 2,
             *[last - 1] * 3,
         ]
-        assert [row.removed for row in lookups.all_versions(session) if row.task == "sst2"] == [
-            None
-        ]
+        assert [
+            row.removed for row in version_lookups.all_versions(session) if row.task == "sst2"
+        ] == [None]
 
 
 def test_what_several_purges_replace_is_read_in_their_order(catalog_url: str) -> None:
@@ -123,7 +125,9 @@ def test_what_several_purges_replace_is_read_in_their_order(catalog_url: str) ->
             for entry in log.entries:
                 entry.follow(session, followed)
                 entry.publish(followed)
-            rows = {f"{row.task}@v{row.version}": row for row in lookups.all_versions(session)}
+            rows = {
+                f"{row.task}@v{row.version}": row for row in version_lookups.all_versions(session)
+            }
             assert rows["mnli@v1"].adapter_digest == digest_of("alone", alone)
             assert rows["mnli@v2"].adapter_digest == digest_of("adapter", "mnli", 2, None)
             labels = {

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from tests.catalog.logs import Log, digest_of, story
 
 
@@ -50,9 +50,9 @@ def test_a_task_is_found_by_any_name_it_had(session: Session) -> None:
 
 
 def test_the_newest_version_is_found_under_any_name(session: Session) -> None:
-    latest = lookups.latest_version(session, "base", "cola")
+    latest = version_lookups.latest_version(session, "base", "cola")
     assert latest is not None
-    assert latest == lookups.version_row(session, "base", "acceptability", 3)
+    assert latest == version_lookups.version_row(session, "base", "acceptability", 3)
     assert (latest.ref, latest.live, latest.latest, latest.commit_id) == (
         "base/acceptability@v3",
         True,
@@ -64,22 +64,26 @@ def test_the_newest_version_is_found_under_any_name(session: Session) -> None:
         "directory",
         ("remark on cola",),
     )
-    assert lookups.latest_version(session, "base", "nix") is None
-    assert lookups.version_row(session, "base", "cola", 4) is None
+    assert version_lookups.latest_version(session, "base", "nix") is None
+    assert version_lookups.version_row(session, "base", "cola", 4) is None
 
 
 def test_the_newest_versions_of_the_live_tasks_are_found(session: Session) -> None:
-    assert [version.ref for version in lookups.latest_versions(session, "base")] == [
+    assert [version.ref for version in version_lookups.latest_versions(session, "base")] == [
         "base/acceptability@v3",
         "base/sst2@v2",
         "base/mnli@v1",
     ]
-    assert [version.ref for version in lookups.last_absorbed(session, "base", 2)] == [
+    assert [version.ref for version in version_lookups.last_absorbed(session, "base", 2)] == [
         "base/acceptability@v3",
         "base/sst2@v2",
     ]
     assert lookups.live_tasks(session, "base") == 3
-    assert lookups.latest_versions(session, "nix") == lookups.last_absorbed(session, "nix", 2) == []
+    assert (
+        version_lookups.latest_versions(session, "nix")
+        == version_lookups.last_absorbed(session, "nix", 2)
+        == []
+    )
     assert lookups.live_tasks(session, "nix") == 0
 
 
@@ -88,7 +92,7 @@ def test_dropped_tasks_are_not_among_the_live_ones() -> None:
     log.drop("mnli")
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        assert [version.ref for version in lookups.latest_versions(session, "base")] == [
+        assert [version.ref for version in version_lookups.latest_versions(session, "base")] == [
             "base/acceptability@v3",
             "base/sst2@v2",
         ]
@@ -100,7 +104,7 @@ def test_a_dropped_task_still_has_a_newest_version() -> None:
     log.drop("mnli")
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        latest = lookups.latest_version(session, "base", "mnli")
+        latest = version_lookups.latest_version(session, "base", "mnli")
         assert latest is not None
         assert (latest.version, latest.live) == (1, False)
 
@@ -135,14 +139,16 @@ def test_candidates_are_the_first_and_the_latest_distinct_adapters() -> None:
     adapters = [digest_of("adapter", f"task{number}", 1, number) for number in range(1, 7)]
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        candidates = lookups.candidate_adapters(session, "base", first=2, latest=2)
+        candidates = version_lookups.candidate_adapters(session, "base", first=2, latest=2)
         assert candidates == [adapters[0], adapters[1], adapters[5], adapters[4]]
-        assert lookups.candidate_adapters(session, "base", first=4, latest=4) == [
+        assert version_lookups.candidate_adapters(session, "base", first=4, latest=4) == [
             *adapters[:4],
             adapters[5],
             adapters[4],
         ]
-        assert lookups.candidate_adapters(session, "base", first=0, latest=1) == [adapters[5]]
-        assert lookups.candidate_adapters(session, "nix", first=2, latest=2) == []
-        assert lookups.commit_of_adapter(session, "base", adapters[0]) == 2
-        assert lookups.commit_of_adapter(session, "base", digest_of("nothing")) is None
+        assert version_lookups.candidate_adapters(session, "base", first=0, latest=1) == [
+            adapters[5]
+        ]
+        assert version_lookups.candidate_adapters(session, "nix", first=2, latest=2) == []
+        assert version_lookups.commit_of_adapter(session, "base", adapters[0]) == 2
+        assert version_lookups.commit_of_adapter(session, "base", digest_of("nothing")) is None

@@ -13,7 +13,8 @@ from share_registry.cli.main import main
 from share_registry.escapes import code_span, html, json_text, one_line, printable
 from share_registry.exchange.export_files import CardFacts, card_text
 from share_registry.look.stylesheet import notebook_style
-from share_registry.values.sheet import Sheet, Table, align, as_html, as_text
+from share_registry.values.sheet import Sheet, as_html, as_text
+from share_registry.values.text_table import Table, align
 from spec.reader.exports import card
 from tests.cli.tiny import write_adapter
 

@@ -12,7 +12,8 @@ from share_registry.values.analyses import (
     RetentionRow,
     Spectrum,
 )
-from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport
+from share_registry.values.commits import Commit, Log
+from share_registry.values.reports import AdapterReport, ModuleReport
 from share_registry.values.tasks import Lineage, LineageEdge, LineageNode, Task
 
 EVIL: Final = '<script>alert("x")</script>\'&\u202eevil\x1b]8;;'

@@ -11,7 +11,7 @@ import pytest
 
 import share_registry as sr
 from benchmarks.many import mix
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest
 from share_registry.store.protocol import MAX_OBJECT_BYTES, Store
@@ -50,7 +50,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
 def row_of(registry: sr.Registry, task: str) -> TaskVersion:
     resolved = registry.resolve(task)
     with registry.context.reading() as session:
-        row = lookups.version_row(
+        row = version_lookups.version_row(
             session, resolved.space, str(resolved.task), resolved.version or 0
         )
     assert row is not None

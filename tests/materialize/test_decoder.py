@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.errors import IntegrityError
 from share_registry.format.records import AbsorbRecord, parse_record
 from share_registry.materialize import decoder
@@ -166,7 +166,7 @@ def test_a_gpu_gives_the_same_bytes(registry: sr.Registry) -> None:
 def _adapter(registry: sr.Registry, ref: str) -> Digest:
     resolved = registry.resolve(ref)
     with registry.context.reading() as session:
-        row = lookups.version_row(
+        row = version_lookups.version_row(
             session, resolved.space, str(resolved.task), resolved.version or 0
         )
     assert row is not None

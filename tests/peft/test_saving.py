@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 import share_registry as sr
-from share_registry.catalog.queries.lookups import latest_version
+from share_registry.catalog.queries.version_lookups import latest_version
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.peft_model import read_model
 from share_registry.stored import StoredAdapter

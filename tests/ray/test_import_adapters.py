@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.registry.context import Context
 from share_registry.registry.location import absolute_place
 from share_registry.values.imports import ImportReport, ImportSource, ImportStatus
@@ -96,7 +96,7 @@ def registry(tmp_path: Path) -> Iterator[sr.Registry]:
 
 def _contents(registry: sr.Registry) -> dict[str, str]:
     with registry.context.reading() as session:
-        return {row.ref: row.adapter_digest for row in lookups.all_versions(session)}
+        return {row.ref: row.adapter_digest for row in version_lookups.all_versions(session)}
 
 
 def _statuses(report: ImportReport) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 
 SECRET = "Rosebud-7412"
 """Stands in everything that is kept of the first task and may be taken away."""
@@ -86,7 +86,7 @@ def small(registry: sr.Registry, folders: dict[str, Path]) -> None:
 def versions(registry: sr.Registry) -> list[str]:
     """Return the versions that were not removed."""
     with registry.context.reading() as session:
-        return [row.ref for row in lookups.all_versions(session) if row.removed is None]
+        return [row.ref for row in version_lookups.all_versions(session) if row.removed is None]
 
 
 def exports_of(registry: sr.Registry, root: Path, *, without: str) -> dict[str, str]:

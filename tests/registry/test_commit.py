@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from sqlalchemy import Engine, Select, event
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.registry.commands import spaces
 from share_registry.registry.commands.publish import publish
 from tests.cli.tiny import BASE, SPACE, write_adapter
@@ -355,7 +355,7 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
     space.commit(sound, task="a")
     space.commit(broken, task="b")
     with registry.context.reading() as session:
-        row = lookups.version_row(session, space.name, "b", 1)
+        row = version_lookups.version_row(session, space.name, "b", 1)
     assert row
     path = Path(registry.location) / "objects" / row.adapter_digest[:2] / row.adapter_digest[2:]
     content = path.read_bytes()

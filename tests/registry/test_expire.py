@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.outside.files import Outside
 from share_registry.registry.context import open_context
 from share_registry.registry.maintenance import expire as module
@@ -261,8 +261,8 @@ def test_a_task_goes_on_after_what_it_is_built_upon_was_expired(
     registry.commit(folders["t00"], task="gone")
     registry.commit(folders["t01"], task="cola")
     with registry.context.reading() as session:
-        first = lookups.version_row(session, "tiny", "gone", 1)
-        row = lookups.version_row(session, "tiny", "cola", 1)
+        first = version_lookups.version_row(session, "tiny", "gone", 1)
+        row = version_lookups.version_row(session, "tiny", "cola", 1)
     assert first is not None
     assert row is not None
     assert first.adapter_digest in registry.context.reader().open(row.adapter_digest).stored.sources

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import share_registry as sr
+from share_registry.catalog.queries import version_lookups
 from share_registry.names import Digest
 from share_registry.registry.maintenance import reach
 from share_registry.values.garbage import GarbageReport
@@ -192,9 +193,7 @@ def _lose_all_records(store: Path) -> None:
 def _lose(role: str) -> Callable[[Path], None]:
     def lose(store: Path) -> None:
         with sr.Registry.open(store, mode="r") as registry, registry.context.reading() as session:
-            from share_registry.catalog.queries import lookups
-
-            row = lookups.all_versions(session)[0]
+            row = version_lookups.all_versions(session)[0]
         digest = str(getattr(row, f"{role}_digest"))
         (store / "objects" / digest[:2] / digest[2:]).unlink()
 
@@ -305,9 +304,7 @@ def test_an_adapter_object_whose_bytes_were_committed_as_a_file_too_stays_whole(
     folder = _with_head(folders["t00"], tmp_path)
     registry.commit(folder, task="v", space="victim", allow_base_mismatch=True)
     with registry.context.reading() as session:
-        from share_registry.catalog.queries import lookups
-
-        (row,) = lookups.all_versions(session)
+        (row,) = version_lookups.all_versions(session)
     (folders["t01"] / "notes.txt").write_bytes(registry.context.store.get(row.adapter_digest))
     registry.create_space("aaa", base_model="acme/tiny")
     registry.commit(folders["t01"], task="a", space="aaa")

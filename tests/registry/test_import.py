@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.errors import ShareRegistryError
 from share_registry.names import Digest
 from share_registry.registry.arguments import CommitOptions
@@ -48,7 +48,7 @@ def _spoil(folder: Path) -> None:
 
 def _contents(registry: sr.Registry) -> dict[str, Digest]:
     with registry.context.reading() as session:
-        return {row.ref: row.adapter_digest for row in lookups.all_versions(session)}
+        return {row.ref: row.adapter_digest for row in version_lookups.all_versions(session)}
 
 
 def _statuses(report: ImportReport) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.algebra.comparison import connected_parts
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.exchange.adapter import Adapter
 from share_registry.names import Digest
 from share_registry.registry.analysis.analyze import analyze
@@ -170,7 +170,7 @@ def test_the_bytes_forecast_are_those_of_commits(registry: sr.Registry) -> None:
 
 def _adapter_digest(registry: sr.Registry, task: str) -> Digest:
     with registry.context.reading() as session:
-        row = lookups.latest_version(session, "all-minilm-l6-v2", task)
+        row = version_lookups.latest_version(session, "all-minilm-l6-v2", task)
     assert row is not None
     return row.adapter_digest
 

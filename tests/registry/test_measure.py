@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 import share_registry as sr
 from share_registry.algebra.error import pooled_error
 from share_registry.algebra.rate_distortion import bound
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.exchange.export_files import digest_in_order, digest_of_file
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.tensors import tensor_groups
 from share_registry.materialize.decoder import CACHE_BYTES, Reader
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import measure
-from share_registry.values.commits import AdapterReport
+from share_registry.values.reports import AdapterReport
 from tests.registry.conftest import DEMO
 
 MODULES, RANK, WIDTH = 12, 8, 8192
@@ -129,7 +129,7 @@ def test_what_is_too_large_to_be_kept_is_not_expanded_as_a_whole(
 ) -> None:
     registry.commit(folder, task="large", budget=BUDGET)
     with registry.context.catalog.begin() as session:
-        (row,) = lookups.all_versions(session)
+        (row,) = version_lookups.all_versions(session)
     layout = registry.context.reader().open(row.adapter_digest).layout
     decoded = Reader(registry.context.store, cache_bytes=1).in_groups(row.adapter_digest)
     assert not any(module is not None and module.a.own.any() for module in decoded.stored.modules)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from tests.exchange import zoo
 from tests.exchange.conftest import copied, original
 from tests.registry.plain import Floats, files, tensors
@@ -68,7 +68,9 @@ def test_one_task_with_weight_1_is_that_task(
         source.error,
     )
     with registry.context.reading() as session:
-        old, new = (lookups.version_row(session, "zoo", task, 1) for task in ("variant", "again"))
+        old, new = (
+            version_lookups.version_row(session, "zoo", task, 1) for task in ("variant", "again")
+        )
     same_parts = (
         "adapter_digest",
         "layout_digest",
@@ -188,7 +190,7 @@ def test_dare_is_reproducible(registry: sr.Registry, two: dict[str, Path]) -> No
         for task, seed in (("a", 5), ("b", 5), ("c", 6))
     ]
     with registry.context.reading() as session:
-        rows = [lookups.version_row(session, SPACE, task, 1) for task in ("a", "b", "c")]
+        rows = [version_lookups.version_row(session, SPACE, task, 1) for task in ("a", "b", "c")]
     digests = [row.tensors_digest for row in rows if row is not None]
     assert len(adapters) == 3
     assert digests[0] == digests[1] != digests[2]

@@ -20,9 +20,9 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 def _contents(registry: sr.Registry) -> dict[str, tuple[str, str]]:
     with registry.context.reading() as session:
-        from share_registry.catalog.queries import lookups
+        from share_registry.catalog.queries import version_lookups
 
-        rows = lookups.all_versions(session)
+        rows = version_lookups.all_versions(session)
         return {row.ref: (row.adapter_digest, row.tensors_digest) for row in rows}
 
 

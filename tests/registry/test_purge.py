@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.names import Digest, TaskName
 from tests.registry.conftest import Open
 from tests.registry.planted import write_planted
@@ -124,7 +124,7 @@ def test_the_basis_that_only_it_used_goes(open_registry: Open, folders: dict[str
     digest = registry.basis().digest
     registry.commit(folders["t06"], task="user")
     with registry.context.reading() as session:
-        row = lookups.version_row(session, "tiny", "user", 1)
+        row = version_lookups.version_row(session, "tiny", "user", 1)
     assert row is not None
     assert digest in registry.context.reader().open(row.adapter_digest).stored.sources
     kept = registry.purge("t00", dry_run=False)
@@ -166,8 +166,8 @@ def test_what_another_space_has_stays_there(filled: sr.Registry, folders: dict[s
     registry.create_space("other", base_model="acme/tiny")
     registry.commit(folders["t03"], task="twin", space="other", allow_base_mismatch=True)
     with registry.context.reading() as session:
-        here = lookups.version_row(session, "tiny", "t03", 1)
-        there = lookups.version_row(session, "other", "twin", 1)
+        here = version_lookups.version_row(session, "tiny", "t03", 1)
+        there = version_lookups.version_row(session, "other", "twin", 1)
     assert here is not None
     assert there is not None
     report = registry.purge("tiny/t03", dry_run=False)
@@ -186,7 +186,7 @@ def test_expired_versions_go_with_their_task(open_registry: Open, folders: dict[
     registry.commit(folders["t00"], task="t00")
     registry.commit(folders["t01"], task="t00", budget=0)
     with registry.context.reading() as session:
-        row = lookups.version_row(session, "tiny", "t00", 1)
+        row = version_lookups.version_row(session, "tiny", "t00", 1)
     assert row is not None
     registry.commit(folders["t02"], task="t02")
     registry.expire("t00@v1", dry_run=False)
@@ -231,7 +231,7 @@ def test_a_copy_does_not_bring_it_back(tmp_path: Path, folders: dict[str, Path])
         lost = registry.gc(grace_days=0)
         assert lost.garbage == ()
         with registry.context.reading() as session:
-            row = lookups.version_row(session, "tiny", "t01", 1)
+            row = version_lookups.version_row(session, "tiny", "t01", 1)
         assert row is not None
         registry.context.store.remove([Digest(row.adapter_digest)])
         report = registry.repair(tmp_path / "copy")
@@ -246,7 +246,7 @@ def test_a_purge_is_refused_where_it_would_lose_something(
     with sr.Registry.open(root, mode="c") as registry:
         small(registry, folders)
         with registry.context.reading() as session:
-            row = lookups.version_row(session, "tiny", "t02", 1)
+            row = version_lookups.version_row(session, "tiny", "t02", 1)
         assert row is not None
         number = len(registry.log())
         registry.context.store.remove([Digest(row.adapter_digest)])
@@ -362,7 +362,7 @@ def test_what_an_earlier_purge_stored_anew_is_not_stored_anew_again(
     registry.commit(half, task="half")
     registry.commit(apart["t01"], task="apart")
     with registry.context.reading() as session:
-        rows = {row.task: row.adapter_digest for row in lookups.all_versions(session)}
+        rows = {row.task: row.adapter_digest for row in version_lookups.all_versions(session)}
     sources = registry.context.reader().open(rows[TaskName("apart")]).stored.sources
     assert (rows[TaskName("half")] in sources, rows[TaskName("purged")] in sources) == (True, False)
     anchored = registry.purge("purged", dry_run=False).anchored

@@ -10,7 +10,7 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.merge_methods import MergeRule
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.materialize import models
 from share_registry.names import SpaceName, TaskName
@@ -66,7 +66,7 @@ def check_config(seed: int, directory: Path) -> set[str]:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             assert (exported / file).read_bytes() == (made / file).read_bytes()
         with registry.context.catalog.begin() as session:
-            row = lookups.latest_version(session, SpaceName("tiny"), TASK)
+            row = version_lookups.latest_version(session, SpaceName("tiny"), TASK)
         assert row is not None
         assert row.norm == pytest.approx(peft_configs.energy(reference), rel=CLOSE)
         adapter = registry.checkout(TASK)

@@ -9,11 +9,13 @@ import pytest
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values import commits, sheet
 from share_registry.values.checks import Diff, Export, Finding, TaskDiff, VerifyReport
-from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport, modules_sheet
+from share_registry.values.commits import Commit, Log, modules_sheet
 from share_registry.values.policy import Policy
 from share_registry.values.references import ResolvedReference, Tag
-from share_registry.values.sheet import Table, align, as_text
+from share_registry.values.reports import AdapterReport, ModuleReport
+from share_registry.values.sheet import as_text
 from share_registry.values.tasks import Lineage, LineageNode
+from share_registry.values.text_table import Table, align
 
 REPORT = AdapterReport(
     error=0.0487,

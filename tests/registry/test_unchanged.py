@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.lookups import config_digests
+from share_registry.catalog.queries import lookups, version_lookups
+from share_registry.catalog.queries.version_lookups import config_digests
 from share_registry.catalog.sql import Session
 from share_registry.names import Digest, SpaceName
 from share_registry.registry.basis.members import stored_members
@@ -165,8 +165,8 @@ def test_what_versions_have_in_common_is_read_once_for_all(
 ) -> None:
     registry.commit_many(folders)
     with registry.context.catalog.begin() as session:
-        rows = lookups.latest_versions(session, SpaceName("tiny"))
-        (config,) = lookups.config_digests(session, SpaceName("tiny"))
+        rows = version_lookups.latest_versions(session, SpaceName("tiny"))
+        (config,) = version_lookups.config_digests(session, SpaceName("tiny"))
     asked: list[str] = []
     for method in ("get", "has"):
         real = getattr(LocalStore, method)

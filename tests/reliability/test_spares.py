@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.format.canonical import sha256
 from share_registry.names import Digest
 from share_registry.outside.files import Outside
@@ -41,8 +41,8 @@ def root(tmp_path: Path) -> Path:
 
 def _shared(root: Path) -> dict[str, Digest]:
     with sr.Registry.open(root, mode="r") as registry, registry.context.reading() as session:
-        layouts = {row.layout_digest for row in lookups.all_versions(session)}
-        configs = {row.config_digest for row in lookups.all_versions(session)}
+        layouts = {row.layout_digest for row in version_lookups.all_versions(session)}
+        configs = {row.config_digest for row in version_lookups.all_versions(session)}
     (layout,), (config,) = layouts, configs
     assert config is not None
     return {"layout": layout, "config": config}

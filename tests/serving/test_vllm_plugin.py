@@ -22,7 +22,7 @@ from typing_extensions import override
 
 import share_registry as sr
 from benchmarks.many import mix
-from share_registry.catalog.queries.lookups import all_versions
+from share_registry.catalog.queries.version_lookups import all_versions
 from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
 from share_registry.registry.delivery.served_directory import digest_on_disk

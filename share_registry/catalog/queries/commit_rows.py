@@ -35,7 +35,8 @@ from share_registry.catalog.tables import (
     names_task_of,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
-from share_registry.values.commits import AdapterReport, BasisReport, Commit
+from share_registry.values.commits import Commit
+from share_registry.values.reports import AdapterReport, BasisReport
 
 _T = TypeVar("_T")
 # Space and commit number

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from sqlalchemy import BigInteger, BindParameter, Row, bindparam, func, select
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.lookups import NameClaim
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
@@ -132,7 +132,9 @@ def version_of(session: Session, ref: str | Reference, *, space: str | None = No
     row = _plain_version(session, asked, space)
     if row is None:
         target = resolve_version(session, asked, space=space)
-        row = lookups.version_row(session, target.space, str(target.task), target.version or 0)
+        row = version_lookups.version_row(
+            session, target.space, str(target.task), target.version or 0
+        )
         if row is None:
             raise NotFoundError(
                 f"{target.ref} is not in the catalog.", hint="Run `share-registry rebuild`."
@@ -147,9 +149,9 @@ def _plain_version(session: Session, asked: Reference, space: str | None) -> Tas
         return None
     where = space_of_reference(session, asked, space)
     if asked.selector is Selector.VERSION:
-        return lookups.version_row(session, where, asked.task, int(asked.value))
+        return version_lookups.version_row(session, where, asked.task, int(asked.value))
     lookups.require_newest(session, where)
-    newest = lookups.latest_version(session, where, asked.task)
+    newest = version_lookups.latest_version(session, where, asked.task)
     return newest if newest is not None and newest.live else None
 
 
@@ -550,7 +552,7 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
         return
     dropped = session.scalar(_DROPPED, place)
     if dropped is not None:
-        newest = lookups.latest_version(session, space, task.name, at=dropped)
+        newest = version_lookups.latest_version(session, space, task.name, at=dropped)
         is_removed = newest is None or newest.removed is not None
         ref = "" if newest is None else newest.ref
         raise NotFoundError(
@@ -657,7 +659,7 @@ def _usual_versions(
             places[reference.text] = task, int(reference.value)
         elif (task, reference.value) in targets:
             places[reference.text] = task, targets[task, reference.value]
-    rows = lookups.version_rows(session, space, set(places.values()))
+    rows = version_lookups.version_rows(session, space, set(places.values()))
     return {
         text: rows[place]
         for text, place in places.items()

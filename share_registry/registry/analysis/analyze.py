@@ -30,7 +30,7 @@ from share_registry.algebra.comparison import (
 )
 from share_registry.algebra.error import FactorPair, norm
 from share_registry.algebra.threads import one_thread
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.resolution import namings_of, space_of, version_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
@@ -137,7 +137,7 @@ def analyze_space(
     progress = progress or ignore_progress
     with context.reading() as session:
         where = space_of(session, space)
-        rows = lookups.latest_versions(session, where)
+        rows = version_lookups.latest_versions(session, where)
     rows = described_versions(context, rows)
     ensure(
         rows,
@@ -189,7 +189,7 @@ def similar(
     asked, own = _read_asked(context, adapter, space)
     with context.reading() as session:
         where = _space_to_search(context, session, asked, space if own is None else own.space)
-        rows = lookups.latest_versions(session, where)
+        rows = version_lookups.latest_versions(session, where)
     rows = described_versions(context, [row for row in rows if own is None or row.ref != own.ref])
     neighbours = []
     compares = own is not None or not asked.pairs

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any, Final
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.all_rows import (
     OF_LAYOUTS,
     OF_NOTES,
@@ -58,7 +58,7 @@ def _check_space(walk: Walk, context: Context, space: SpaceName, replayed: Catal
     except LOG_ERRORS as error:
         walk.add_of_log(space, "COM-04", f"space {space}", error.message)
     with replayed.begin() as session:
-        versions = lookups.all_versions(session)
+        versions = version_lookups.all_versions(session)
     files = {
         row.ref: walk.files.get((row.note_digest, row.note_task), [None])
         for row in versions

@@ -19,7 +19,8 @@ from share_registry.format.symbols import Ints
 from share_registry.look.units import count, size
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.context import Context
-from share_registry.values.sheet import Sheet, Shown, Table
+from share_registry.values.sheet import Sheet, Shown
+from share_registry.values.text_table import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

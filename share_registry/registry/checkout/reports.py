@@ -6,7 +6,7 @@ from typing import Final
 
 from share_registry.algebra.rate_distortion import Rows, bits_per_element, gaussian_rows
 from share_registry.algebra.threads import one_thread
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError
 from share_registry.exchange.config import parse_config
@@ -19,7 +19,8 @@ from share_registry.registry.checkout.factored import read_factored
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.stored_config import read_config
 from share_registry.stored import StoredAdapter, StoredSide
-from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
+from share_registry.values.commits import Commit
+from share_registry.values.reports import AdapterReport, BasisModuleReport, ModuleReport
 from share_registry.values.task_version import TaskVersion
 
 # Target modules that are written out
@@ -114,7 +115,7 @@ def source_name(session: Session, space: str, digest: Digest) -> str:
 
     A basis is said to be one.
     """
-    adapter = lookups.commit_of_adapter(session, space, digest)
+    adapter = version_lookups.commit_of_adapter(session, space, digest)
     if adapter is not None:
         return f"c{adapter}"
     basis = lookups.commit_of_basis(session, space, digest)
@@ -189,7 +190,7 @@ def _with_stored_details(
     context: Context, commit: Commit, task: str, report: AdapterReport
 ) -> AdapterReport:
     with context.catalog.begin() as session:
-        row = lookups.version_row(session, commit.space, task, commit.versions[task])
+        row = version_lookups.version_row(session, commit.space, task, commit.versions[task])
     if row is None or row.removed is not None:
         return report
     opened = context.reader().open(row.adapter_digest)

@@ -6,7 +6,7 @@ record.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.resolution import (
     namings_of,
     resolve,
@@ -209,7 +209,7 @@ def drop(context: Context, task: str, *, space: str | None, said: Said) -> Commi
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         name = current_name(session, target)
-        latest = lookups.latest_version(session, target.space, name)
+        latest = version_lookups.latest_version(session, target.space, name)
         ensure(
             latest is not None and latest.live,
             RefusedError(
@@ -231,7 +231,7 @@ def restore(context: Context, ref: str, *, space: str | None, said: Said) -> Com
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         name = current_name(session, target)
-        latest = lookups.latest_version(session, target.space, name)
+        latest = version_lookups.latest_version(session, target.space, name)
         if latest is None:
             raise NotFoundError(
                 f"task {target.space}/{name} has no version.",
@@ -342,7 +342,7 @@ def current_name(session: Session, target: ResolvedReference) -> TaskName:
 
 def _require_kept(context: Context, session: Session, target: ResolvedReference) -> None:
     """Check that a version was not removed. Raises NotFoundError."""
-    row = lookups.version_row(session, target.space, str(target.task), target.version or 0)
+    row = version_lookups.version_row(session, target.space, str(target.task), target.version or 0)
     if row is not None:
         require_kept(context, row, session=session)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.errors import ShareRegistryError
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
@@ -97,7 +97,7 @@ def _refit_where_it_pays(
         # is the count at or past a power of two from 8 on that it was below before the commit?
         if tasks < _FIRST_TRIAL or tasks.bit_length() <= (tasks - new_tasks).bit_length():
             return False
-        sample = lookups.last_absorbed(session, space, SAMPLE)
+        sample = version_lookups.last_absorbed(session, space, SAMPLE)
     sample = described_versions(context, sample)
     rule = rule_within_budget(policy.budget, tasks=tasks)
     fitted = fit_sample(context, sample, rule)

@@ -17,7 +17,7 @@ from share_registry.algebra.absorb import CodedAdapter, absorb
 from share_registry.algebra.batch import energies
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.project import project
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.errors import BudgetExceededError, IntegrityError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.normal_form import is_certain
@@ -130,13 +130,13 @@ def choose_references(
     if policy.max_dependents is not None:
         return _bounded_references(context, reader, space, task, policy.max_dependents, at)
     with context.catalog.begin() as session:
-        latest = _if_kept(lookups.latest_version(session, space, task, at=at))
+        latest = _if_kept(version_lookups.latest_version(session, space, task, at=at))
         rows = [
-            _if_kept(lookups.version_row(session, space, parent.task, parent.version))
+            _if_kept(version_lookups.version_row(session, space, parent.task, parent.version))
             for parent in parents[:MAX]
         ]
         space_basis = lookups.current_basis(session, space, at=at)
-        early_and_late = lookups.candidate_adapters(
+        early_and_late = version_lookups.candidate_adapters(
             session, space, first=FIRST, latest=LATEST, at=at
         )
     require_recorded(context, filter(None, [latest, *rows]))
@@ -180,7 +180,7 @@ def _bounded_references(
 ) -> References:
     """Choose the version before and what it needs, if one more may need them."""
     with context.catalog.begin() as session:
-        latest = lookups.latest_version(session, space, task, at=at)
+        latest = version_lookups.latest_version(session, space, task, at=at)
     if latest is None:
         return References()
     require_recorded(context, [latest])

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ensure
@@ -176,7 +176,7 @@ def next_versions(
 
     Raises ConflictError, RefusedError where the head allows neither.
     """
-    latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
+    latest = {task: version_lookups.latest_version(session, space, task) for task in batch.adapters}
     if not request.options.allow_duplicate:
         earlier = commit_of_unchanged(
             context.store, space, batch.adapters, latest, request.options, request.each
@@ -193,7 +193,7 @@ def next_versions(
         if (
             newest is not None
             and task in batch.derived
-            and not lookups.came_from(session, space, task, location)
+            and not version_lookups.came_from(session, space, task, location)
         ):
             raise RefusedError(
                 f"task name {task!r}, derived from {location}, is taken by "
@@ -248,7 +248,7 @@ def _without_unchanged(
     """
     if request.options.allow_duplicate:
         return batch, {}
-    latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
+    latest = {task: version_lookups.latest_version(session, space, task) for task in batch.adapters}
     unchanged = {
         task: version
         for task, version in latest.items()
@@ -271,7 +271,7 @@ def _remarks_on_task(
 ) -> Iterator[str]:
     """Yield what shows that a version is there already, or that a new task's name is a slip."""
     is_new = lookups.current_name(session, space, task) is None
-    same = lookups.versions_of_content(
+    same = version_lookups.versions_of_content(
         session,
         [space],
         source=adapter.source_digest,
@@ -306,7 +306,7 @@ def _find_parents(
     started_from = adapter.parent or ""
     if started_from.startswith(f"{space}/"):
         task, _, version = started_from.partition("/")[2].partition("@v")
-        if version.isdecimal() and lookups.version_row(session, space, task, int(version)):
+        if version.isdecimal() and version_lookups.version_row(session, space, task, int(version)):
             refs.append(started_from)
     versions = set()
     for ref in refs:

@@ -10,7 +10,7 @@ needs an object of another task, which might be needed from there as well, never
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, ensure
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
@@ -55,7 +55,7 @@ def may_need(
         limit: How many versions may need one object.
         at: The commit; None for now.
     """
-    latest = lookups.latest_adapters_alone(session, space, task, limit, at=at)
+    latest = version_lookups.latest_adapters_alone(session, space, task, limit, at=at)
     return latest.issuperset(digests)
 
 

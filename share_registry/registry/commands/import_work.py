@@ -7,7 +7,7 @@ sent back for any number of adapters.
 from dataclasses import dataclass, replace
 from os import PathLike
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, parse_reference
 from share_registry.registry.commands.commit_batch import load_adapters
 from share_registry.registry.commands.commit_plan import within_space
@@ -66,7 +66,7 @@ def survey(context: Context, source: ImportSource, request: ImportRequest) -> Su
         )
         if not target.new:
             check_shapes(session, target.name, {task: adapter.layout})
-        versions = lookups.versions_of_content(
+        versions = version_lookups.versions_of_content(
             session, [target.name], source=adapter.source_digest, tensors="", task=task
         )
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)

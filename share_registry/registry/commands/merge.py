@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.algebra.threads import one_thread
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.resolution import namings_of, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
@@ -52,8 +52,9 @@ from share_registry.registry.commands.statements import (
 )
 from share_registry.registry.context import Context
 from share_registry.registry.evidence import require_described, require_given, require_policy
-from share_registry.values.commits import AdapterReport, BasisReport, Commit
+from share_registry.values.commits import Commit
 from share_registry.values.policy import overridden
+from share_registry.values.reports import AdapterReport, BasisReport
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def merge(
                 session,
                 target,
                 name,
-                lookups.latest_version(session, target, name),
+                version_lookups.latest_version(session, target, name),
                 expected=options.expected,
             )
         return preview_commit(
@@ -124,7 +125,7 @@ def merge(
     stored = encoded.store(context.store)
 
     def build(session: Session, place: Place) -> MergeRecord:
-        latest = lookups.latest_version(session, target, name)
+        latest = version_lookups.latest_version(session, target, name)
         version = next_version(session, target, name, latest, expected=options.expected)
         unlike = check_shapes(session, target, {name: stored.adapter.layout})
         _check_policy(context, session, target, {name: stored})
@@ -243,7 +244,9 @@ def _resolve_parents(
         ),
     )
     ordered = sorted(weights.items())
-    rows = list(filter(None, (lookups.version_row(session, *version) for version, _ in ordered)))
+    rows = list(
+        filter(None, (version_lookups.version_row(session, *version) for version, _ in ordered))
+    )
     ensure(
         len(rows) == len(ordered),
         NotFoundError("a parent is not in the catalog.", hint="Run `share-registry rebuild`."),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from sys import float_info
 from typing import Any, Final
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
@@ -146,13 +146,13 @@ def commit_of_key(
     number = lookups.commit_of_key(session, space, key)
     if number is None or adapters is None:
         return number
-    committed = lookups.sources_of_commit(session, space, number)
+    committed = version_lookups.sources_of_commit(session, space, number)
     sources = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
     ensure(
         committed.items() <= sources.items()
         and (bool(committed) or not sources)
         and all(
-            lookups.digests_before(session, space, task, number)
+            version_lookups.digests_before(session, space, task, number)
             & {each.source_digest, each.tensors_digest}
             for task, each in adapters.items()
             if task not in committed
@@ -230,7 +230,7 @@ def check_unchanged(
 ) -> None:
     """Check that tasks left out of a commit are still at these versions. Raises ConflictError."""
     for task, version in unchanged.items():
-        latest = lookups.latest_version(session, space, task)
+        latest = version_lookups.latest_version(session, space, task)
         ensure(
             latest is not None
             and latest.live

@@ -22,7 +22,7 @@ from typing import Final
 from share_registry.algebra.error import FactorPair, module_errors, norm, relative_change
 from share_registry.algebra.rate_distortion import gaussian_rows
 from share_registry.algebra.threads import one_thread
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
@@ -74,8 +74,9 @@ from share_registry.registry.commands.statements import (
 from share_registry.registry.context import Context
 from share_registry.registry.evidence import require_policy, require_recorded
 from share_registry.registry.stored_config import described_versions, undescribed
-from share_registry.values.commits import AdapterReport, BasisReport, Commit
+from share_registry.values.commits import Commit
 from share_registry.values.policy import MAX_BUDGET, Policy
+from share_registry.values.reports import AdapterReport, BasisReport
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
@@ -91,14 +92,14 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     with context.reading() as session:
         name = space_of(session, space)
         rows = live_versions(session, name)
-        sample = lookups.last_absorbed(session, name, SAMPLE)
+        sample = version_lookups.last_absorbed(session, name, SAMPLE)
         policy = require_policy(context, session, name, existing_target(session, name).policy)
         present = lookups.current_basis(session, name)
     rows = described_versions(context, rows)
     require_recorded(context, rows)
     _check_may_fit(name, policy, rows)
     with context.catalog.begin() as session:
-        closest = lookups.closest_versions(session, name, rows)
+        closest = version_lookups.closest_versions(session, name, rows)
     gone = undescribed(context, [*closest, *sample])
     nearest = [
         row if version.ref in gone else version for row, version in zip(rows, closest, strict=True)
@@ -131,7 +132,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
 
 def live_versions(session: Session, space: SpaceName) -> list[TaskVersion]:
     """Return the newest version of every live task, by name."""
-    return sorted(lookups.latest_versions(session, space), key=lambda row: row.task)
+    return sorted(version_lookups.latest_versions(session, space), key=lambda row: row.task)
 
 
 def reexpress(
@@ -201,7 +202,7 @@ def publish_basis(
 
     def build(session: Session, place: Place) -> RefitRecord:
         for task, version in versions.items():
-            latest = lookups.latest_version(session, space, task)
+            latest = version_lookups.latest_version(session, space, task)
             ensure(
                 latest is not None
                 and latest.live

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Final
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
@@ -276,7 +276,7 @@ def _was_accepted(session: Session, store: Store, space: SpaceName, label: str) 
 
     A space's record says for ever what it was created with, so that this is how it learns more.
     """
-    for digest in lookups.config_digests(session, space):
+    for digest in version_lookups.config_digests(session, space):
         with suppress(NotFoundError, IntegrityError, InvalidInputError):
             config = parse_config(store.get_or_spare(digest, limit=MAX_CONFIG_BYTES))
             if label and base_of(config).label == label:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Final
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import is_same_module
@@ -24,7 +24,7 @@ from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
-from share_registry.values.sheet import shorten
+from share_registry.values.text_table import shorten
 
 # Letters of a remark: what a config says may stand in it, and that has no end.
 _MAX_REMARK: Final = 4096
@@ -183,7 +183,7 @@ def preview_commit(
         counted.update(new)
     with context.catalog.begin() as session:
         head = lookups.head(session, space)
-        latest = {task: lookups.latest_version(session, space, task) for task in encoded}
+        latest = {task: version_lookups.latest_version(session, space, task) for task in encoded}
     versions = {
         str(task): Version((row.version if row is not None else 0) + 1)
         for task, row in latest.items()

@@ -7,7 +7,7 @@ from typing import Final
 
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.threads import one_thread
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.catalog.queries.aliases import space_summary
 from share_registry.catalog.queries.resolution import namings_of, space_of, versions_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
@@ -111,7 +111,7 @@ def _versions(
         return _behind_alias(context, request.alias, space)
     with context.reading() as session:
         where = space_of(session, space)
-        rows = described_versions(context, lookups.latest_versions(session, where))
+        rows = described_versions(context, version_lookups.latest_versions(session, where))
     ensure(rows, NotFoundError(f"space {where} has no live task.", hint="Commit adapters first."))
     return rows
 

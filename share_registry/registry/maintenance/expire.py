@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias
 
-from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.catalog.queries.aliases import aliases, tags
 from share_registry.catalog.queries.resolution import (
     namings_of,
@@ -130,7 +130,7 @@ def _resolve(
         require_given(context, namings_of(session, ref, space=space, present=target.task))
         task, version = TaskName(str(target.task)), None if is_task else target.version
         if version is not None:
-            row = lookups.version_row(session, target.space, task, version)
+            row = version_lookups.version_row(session, target.space, task, version)
             if row is not None:
                 require_kept(context, row, session=session)
         named.add((target.space, task, version))
@@ -146,7 +146,7 @@ def _reasons(
 ) -> dict[TaskVersion, _Reasons]:
     """Return the versions of a space that were not removed, each with why it stays."""
     by_task: dict[TaskName, list[TaskVersion]] = defaultdict(list)
-    for row in lookups.all_versions(session, space):
+    for row in version_lookups.all_versions(session, space):
         by_task[row.task].append(row)
     since = timestamp(context.outside.now() - timedelta(days=rule.days))
     claimed = _claims(session, space, rule, by_task)
@@ -245,7 +245,7 @@ def _publish(
 
 def _require_free(session: Session, space: SpaceName, rows: Sequence[TaskVersion]) -> None:
     """Check that versions are there, and nothing stands at them. Raises ConflictError."""
-    present = {(row.task, row.version): row for row in lookups.all_versions(session, space)}
+    present = {(row.task, row.version): row for row in version_lookups.all_versions(session, space)}
     aliased = {(alias.task, alias.version) for alias in aliases(session, space=space)}
     for row in rows:
         place = row.task, row.version
