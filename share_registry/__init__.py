@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from share_registry.registry.transfer.copies import clone as clone
     from share_registry.routing.routing_index import RoutingIndex as RoutingIndex
     from share_registry.values.commits import Commit as Commit
+    from share_registry.values.cost_reports import AdapterReport as AdapterReport
     from share_registry.values.imports import ImportSource as ImportSource
     from share_registry.values.policy import ABSENT as ABSENT, Policy as Policy
     from share_registry.values.references import ResolvedReference as ResolvedReference
-    from share_registry.values.reports import AdapterReport as AdapterReport
     from share_registry.values.tasks import Task as Task
 
 __version__ = "0.1.0"
@@ -65,7 +65,7 @@ _PLACES: Final = {
     "values.commits": "Commit",
     "values.imports": "ImportSource",
     "values.references": "ResolvedReference",
-    "values.reports": "AdapterReport",
+    "values.cost_reports": "AdapterReport",
     "values.tasks": "Task",
 }
 _MODULES: Final = {name: module for module, names in _PLACES.items() for name in names.split()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.look.heat_map import without_shared_beginning
 
 if TYPE_CHECKING:
-    from share_registry.values.reports import AdapterReport, ModuleReport
+    from share_registry.values.cost_reports import AdapterReport, ModuleReport
 
 # A number of a layer, the last before the projection: `layers.3.self_attn.q_proj`
 _LAYER: Final = re.compile(r"(?P<layer>(?:.*\.)?\d+)\.(?P<projection>[^.].*)")

@@ -9,7 +9,7 @@ from share_registry.look.units import count, percent, size
 
 if TYPE_CHECKING:
     from share_registry.values.analyses import Spectrum
-    from share_registry.values.reports import AdapterReport
+    from share_registry.values.cost_reports import AdapterReport
 
 _MOST_ROWS: Final = 200
 _MOST_COLUMNS: Final = 40

@@ -14,9 +14,7 @@ from share_registry.look.units import (
     time_text,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, first_and_more
-from share_registry.values.history_plot import plot_log
-from share_registry.values.log_graph import GraphNode, draw
-from share_registry.values.reports import (
+from share_registry.values.cost_reports import (
     AdapterReport,
     BasisReport,
     adapter_facts,
@@ -24,6 +22,8 @@ from share_registry.values.reports import (
     basis_table,
     module_table,
 )
+from share_registry.values.history_plot import plot_log
+from share_registry.values.log_graph import GraphNode, draw
 from share_registry.values.sheet import Sheet, Shown, metric_pairs, pairs, with_note
 from share_registry.values.text_table import NOTHING, Table, first_line
 

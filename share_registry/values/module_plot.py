@@ -21,7 +21,7 @@ from share_registry.values.plot_frame import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from share_registry.values.reports import AdapterReport
+    from share_registry.values.cost_reports import AdapterReport
 
 
 @takes(path=kinds.path)

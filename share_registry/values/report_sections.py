@@ -22,10 +22,10 @@ from share_registry.look.units import count, measured, percent, size, time_text,
 from share_registry.values.analyses import Retention, Spectrum
 from share_registry.values.checks import VerifyReport
 from share_registry.values.commits import Commit, Log, modules_sheet
+from share_registry.values.cost_reports import AdapterReport
 from share_registry.values.loading import Snippet, snippets
 from share_registry.values.references import Alias, Tag
 from share_registry.values.report_page import BEGINNING, ReportPage
-from share_registry.values.reports import AdapterReport
 from share_registry.values.sheet import as_html, metric_pairs, pairs, sheet_of
 from share_registry.values.tasks import AUTOMATIC_LABELS, Lineage, SpaceSummary, Task
 from share_registry.values.text_table import NOTHING

@@ -13,7 +13,7 @@ from share_registry.values.analyses import (
     Spectrum,
 )
 from share_registry.values.commits import Commit, Log
-from share_registry.values.reports import AdapterReport, ModuleReport
+from share_registry.values.cost_reports import AdapterReport, ModuleReport
 from share_registry.values.tasks import Lineage, LineageEdge, LineageNode, Task
 
 EVIL: Final = '<script>alert("x")</script>\'&\u202eevil\x1b]8;;'

@@ -18,7 +18,7 @@ from share_registry.exchange.tensors import tensor_groups
 from share_registry.materialize.decoder import CACHE_BYTES, Reader
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import measure
-from share_registry.values.reports import AdapterReport
+from share_registry.values.cost_reports import AdapterReport
 from tests.registry.conftest import DEMO
 
 MODULES, RANK, WIDTH = 12, 8, 8192

@@ -17,7 +17,7 @@ from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
 from share_registry.registry.basis.members import stored_members
 from share_registry.registry.commands.refit import live_versions
 from share_registry.store.local import LocalStore
-from share_registry.values.reports import BasisReport
+from share_registry.values.cost_reports import BasisReport
 from tests.registry.planted import write_planted
 
 SPACE = "tiny"

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.values.reports import BasisReport
+from share_registry.values.cost_reports import BasisReport
 from tests.registry.plain import files, pooled_error
 from tests.registry.planted import write_planted
 from tests.registry.test_promises import exports

@@ -10,9 +10,9 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values import commits, sheet
 from share_registry.values.checks import Diff, Export, Finding, TaskDiff, VerifyReport
 from share_registry.values.commits import Commit, Log, modules_sheet
+from share_registry.values.cost_reports import AdapterReport, ModuleReport
 from share_registry.values.policy import Policy
 from share_registry.values.references import ResolvedReference, Tag
-from share_registry.values.reports import AdapterReport, ModuleReport
 from share_registry.values.sheet import as_text
 from share_registry.values.tasks import Lineage, LineageNode
 from share_registry.values.text_table import Table, align

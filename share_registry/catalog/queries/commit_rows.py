@@ -36,7 +36,7 @@ from share_registry.catalog.tables import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.values.commits import Commit
-from share_registry.values.reports import AdapterReport, BasisReport
+from share_registry.values.cost_reports import AdapterReport, BasisReport
 
 _T = TypeVar("_T")
 # Space and commit number

@@ -20,7 +20,7 @@ from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.stored_config import read_config
 from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import Commit
-from share_registry.values.reports import AdapterReport, BasisModuleReport, ModuleReport
+from share_registry.values.cost_reports import AdapterReport, BasisModuleReport, ModuleReport
 from share_registry.values.task_version import TaskVersion
 
 # Target modules that are written out

@@ -33,8 +33,8 @@ from share_registry.registry.commands.measure import measure
 from share_registry.registry.commands.preconditions import annotations
 from share_registry.registry.context import Context
 from share_registry.store.protocol import Store
+from share_registry.values.cost_reports import AdapterReport, BasisReport
 from share_registry.values.policy import Policy
-from share_registry.values.reports import AdapterReport, BasisReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,8 +53,8 @@ from share_registry.registry.commands.statements import (
 from share_registry.registry.context import Context
 from share_registry.registry.evidence import require_described, require_given, require_policy
 from share_registry.values.commits import Commit
+from share_registry.values.cost_reports import AdapterReport, BasisReport
 from share_registry.values.policy import overridden
-from share_registry.values.reports import AdapterReport, BasisReport
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)

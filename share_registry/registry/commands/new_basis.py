@@ -22,8 +22,8 @@ from share_registry.registry.commands.coding import References, code_within_budg
 from share_registry.registry.commands.encode import NewBasis
 from share_registry.registry.context import Context
 from share_registry.stored import StoredBasis
+from share_registry.values.cost_reports import BasisModuleReport, BasisReport
 from share_registry.values.policy import Policy
-from share_registry.values.reports import BasisModuleReport, BasisReport
 from share_registry.values.task_version import TaskVersion
 
 # Error that rounding a basis may make where coefficients over it are all that is kept. No part of

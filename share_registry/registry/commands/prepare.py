@@ -48,8 +48,8 @@ from share_registry.registry.commands.preconditions import check_options, check_
 from share_registry.registry.commands.publish import idempotency_key
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
+from share_registry.values.cost_reports import AdapterReport
 from share_registry.values.policy import Policy, overridden
-from share_registry.values.reports import AdapterReport
 from share_registry.values.sheet import Sheet, Shown
 
 

@@ -75,8 +75,8 @@ from share_registry.registry.context import Context
 from share_registry.registry.evidence import require_policy, require_recorded
 from share_registry.registry.stored_config import described_versions, undescribed
 from share_registry.values.commits import Commit
+from share_registry.values.cost_reports import AdapterReport, BasisReport
 from share_registry.values.policy import MAX_BUDGET, Policy
-from share_registry.values.reports import AdapterReport, BasisReport
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
