@@ -181,5 +181,5 @@ def add_documents(app: FastAPI) -> None:
 
 async def _heavy(site: Site, work: Callable[[], object]) -> JsonAnswer:
     """Return a document that takes long to make: of these only a few are made at a time."""
-    value = await run_sync(lambda: document(work()), limiter=site.service.heavy)
+    value = await run_sync(lambda: document(work()), limiter=site.heavy)
     return JsonAnswer(value)

@@ -122,7 +122,7 @@ def _documents(site: Site) -> FastAPI:
 
 
 async def _answer(site: Site, pages: Environment, view: View, request: Request) -> Response:
-    limiter = site.service.heavy if view.is_heavy else None
+    limiter = site.heavy if view.is_heavy else None
     page = await run_sync(view.show, site, request, limiter=limiter)
     return await run_sync(partial(_html, pages, page, path=request.url.path))
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
@@ -170,13 +170,19 @@ def alias_history(
     return _moves(session, where, of_task, targets)
 
 
-def moves_of_all(session: Session, space: SpaceName, task: FoundTask) -> list[AliasMove]:
-    """List the moves of all aliases of a task, newest first."""
+def moves_of_all(
+    session: Session, space: SpaceName, task: FoundTask, *, limit: int
+) -> list[AliasMove]:
+    """List the moves of all aliases of a task, newest first, at most so many."""
     of_task = (AliasRow.space == space) & (AliasRow.task == task.task)
-    rows = session.execute(select(AliasRow.table).where(of_task)).all()
+    last = func.coalesce(AliasRow.until, AliasRow.since)
+    # a move ends one row and begins another, which comes first
+    newest = (last.desc(), AliasRow.since.desc())
+    query = select(AliasRow.table).where(of_task).order_by(*newest).limit(2 * limit)
+    rows = session.execute(query).all()
     targets: _Targets = {(row.name, row.until): None for row in rows if row.until is not None}
     targets |= {(row.name, row.since): Version(row.version) for row in rows}
-    return _moves(session, space, task, targets)
+    return _moves(session, space, task, targets)[:limit]
 
 
 def _moves(

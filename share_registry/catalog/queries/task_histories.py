@@ -37,7 +37,7 @@ def chronicle_of(session: Session, space: SpaceName, name: str, *, limit: int) -
         session: A transaction.
         space: Its space.
         name: Any name that it had.
-        limit: At most so many versions, the newest.
+        limit: At most so many versions and moves, the newest.
 
     Raises:
         NotFoundError: there is no such task.
@@ -75,7 +75,7 @@ def chronicle_of(session: Session, space: SpaceName, name: str, *, limit: int) -
             for version in versions
         ),
         total=total_of_task(session, space, task),
-        moves=tuple(moves_of_all(session, space, task)),
+        moves=tuple(moves_of_all(session, space, task, limit=limit)),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from anyio import CapacityLimiter
 from starlette.requests import Request
 
 from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _S = TypeVar("_S", bound="DataclassInstance")
+# Pages that compute at a time
+_AT_ONCE = 2
 # Levels of `verify` that read; `deep` computes as long as all commits together did
 LEVELS = ("quick", "data")
 
@@ -44,11 +47,13 @@ class Site:
         registry: Open for reading.
         service: Its files, for downloads.
         stores: Under which names the directory of the store goes, which no page says.
+        heavy: Bounds the pages and documents that compute at a time; downloads wait for none.
     """
 
     registry: Registry
     service: Service
     stores: tuple[str, ...] = ()
+    heavy: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_AT_ONCE))
 
     def space_names(self) -> list[str]:
         """Return the names of all spaces, damaged ones too."""

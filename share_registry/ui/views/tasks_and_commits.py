@@ -54,6 +54,7 @@ def show_task(site: Site, request: Request) -> Page:
         members={
             "space": space,
             "history": history,
+            "most": _VERSIONS,
             "commit": commit,
             "reason": reason or (site.told(unknown, asked=ref) if unknown else None),
             "shown": _shown(history, ref),
