@@ -81,11 +81,6 @@ class Batch:
         """Whether either side is coded against anything."""
         return self.a.has_references or self.b.has_references
 
-    @property
-    def row_energy(self) -> Tensor:
-        """(n, r) |s b_i^T a_i|^2 of every product of rows."""
-        return (self.weight[:, None] * self.a.norms * self.b.norms).square()
-
     def scales(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scales (n, r) of both sides for steps (n,) measured as errors of dW."""
         unit = (steps / self.weight)[:, None]
