@@ -25,6 +25,7 @@ PARTS = (
     ("One task out of many from a new process", "cold", ()),
     ("A store in a bucket", "buckets", ()),
     ("The threads of the environment", "threads", ()),
+    ("Start-up", "starting", ()),
 )
 
 

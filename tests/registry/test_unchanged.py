@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups, version_lookups
+from share_registry.catalog.queries import version_lookups
 from share_registry.catalog.queries.version_lookups import config_digests
 from share_registry.catalog.sql import Session
 from share_registry.names import Digest, SpaceName
@@ -155,7 +155,7 @@ def test_a_label_that_was_accepted_is_looked_for_once(
         asked.append(space)
         return config_digests(session, space)
 
-    monkeypatch.setattr(lookups, "config_digests", configs)
+    monkeypatch.setattr(version_lookups, "config_digests", configs)
     registry.commit_many({task: folders[task] for task in others}, space="tiny")
     assert asked == ["tiny"]
 
