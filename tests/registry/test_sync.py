@@ -23,6 +23,7 @@ from share_registry.outside.system import System
 from share_registry.registry.context import open_context
 from share_registry.registry.delivery.served_directory import is_sound
 from share_registry.values.sync_reports import SyncStatus
+from tests.catalog.statements import counting_statements
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.plain import files
 from tests.reliability.processes import fork, kill_at, wait_for, wait_for_all
@@ -124,6 +125,21 @@ def test_a_second_run_writes_nothing_and_a_moved_alias_one_directory(
     assert [name for name in os.listdir(root) if "--cola--v2-" in name] == [
         directory_of(root, f"{SPACE}/cola@v2").name
     ]
+
+
+def test_the_catalog_is_asked_no_more_often_for_more_tasks(
+    registry: sr.Registry, root: Path
+) -> None:
+    registry.rename("mrpc", "paraphrases")
+    for alias, tasks in (("one", ["paraphrases"]), ("all", ["cola", "paraphrases", "sst2"])):
+        for task in tasks:
+            registry.set_alias(f"{task}@v1", alias)
+    asked = {}
+    for alias in ("one", "all"):
+        with counting_statements() as statements:
+            assert registry.sync(root / alias, alias=alias).written > 0
+        asked[alias] = len(statements)
+    assert asked["one"] == asked["all"]
 
 
 def test_what_is_served_no_longer_stays_until_it_is_pruned_after_its_grace(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from sqlalchemy import event
 from starlette.testclient import TestClient
 
 import share_registry as sr
@@ -145,20 +144,3 @@ def walk(client: TestClient, *, most: int = 4) -> dict[str, tuple[Any, Document]
         seen[path] = (answer, Document(answer.text if is_page else ""))
         waiting += seen[path][1].links
     return seen
-
-
-@contextmanager
-def counting_statements() -> Iterator[list[str]]:
-    """Gather the statements that any catalog of this process runs meanwhile."""
-    from sqlalchemy.engine import Engine
-
-    statements: list[str] = []
-
-    def note(_: object, __: object, statement: str, *___: object) -> None:
-        statements.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)

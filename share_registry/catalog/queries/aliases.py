@@ -1,5 +1,7 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeAlias
 
@@ -7,8 +9,10 @@ from sqlalchemy import func, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
+from share_registry.catalog.queries.lookups import NameClaim
 from share_registry.catalog.queries.resolution import (
     FoundTask,
+    alias_claim,
     alias_rows,
     find_named_task,
     space_of,
@@ -130,6 +134,40 @@ def aliases(
         )
         for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
     ]
+
+
+def claims_of_aliases(session: Session, named: Sequence[Alias]) -> list[list[NameClaim]]:
+    """Return the names by which aliases as they stand now are resolved, those of each.
+
+    As `namings_of` of `space/task@alias`, in a few statements a space.
+    """
+    by_space: dict[str, list[Alias]] = defaultdict(list)
+    for alias in named:
+        by_space[_space_of(alias)].append(alias)
+    names, ids = {}, {}
+    for space, its in by_space.items():
+        names[space] = lookups.names_of_tasks(session, space, {alias.task for alias in its})
+        ids[space] = lookups.commit_ids(session, space, {alias.number for alias in its})
+    claims: list[list[NameClaim]] = []
+    for alias in named:
+        space = _space_of(alias)
+        of_task = names[space].get(alias.task, [])
+        called = {naming.name for naming in of_task}
+        claim = alias_claim(
+            space,
+            alias.name,
+            task=alias.task,
+            version=alias.version,
+            number=alias.number,
+            commit_id=ids[space].get(alias.number),
+            called=called,
+        )
+        claims.append([*(of_task if called != {alias.task} else ()), claim])
+    return claims
+
+
+def _space_of(alias: Alias) -> SpaceName:
+    return SpaceName(alias.ref.partition("/")[0])
 
 
 def alias_history(

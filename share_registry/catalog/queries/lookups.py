@@ -5,7 +5,8 @@ older names: they lead to the task. Statements that every commit or checkout ask
 once: that takes several times as long as running them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -75,6 +76,12 @@ TASK_OF_NAME: Final = select(TaskNameRow.task, TaskNameRow.name).where(
     TaskNameRow.task == task_of(SPACE, TASK),
     TaskNameRow.until.is_(None),
 )
+# Every name of tasks, with the commits that gave them
+_NAMINGS: Final = (
+    select(TaskNameRow.name, CommitRow.number, CommitRow.id, TaskNameRow.task)
+    .join_from(TaskNameRow.table, CommitRow.table, is_commit_of(TaskNameRow, TaskNameRow.since))
+    .order_by(TaskNameRow.since)
+)
 _BASIS: Final = (
     select(CommitRow.basis, CommitRow.number)
     .where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
@@ -120,19 +127,38 @@ class NameClaim:
 
 def names_of_task(session: Session, space: str, task: str) -> list[NameClaim]:
     """Return every name that a task has or had, in the order in which it got them."""
-    query = (
-        select(TaskNameRow.name, CommitRow.number, CommitRow.id)
-        .join_from(TaskNameRow.table, CommitRow.table, is_commit_of(TaskNameRow, TaskNameRow.since))
-        .where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, task))
-        .order_by(TaskNameRow.since)
+    query = _NAMINGS.where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, task))
+    return _name_claims(SpaceName(space), session.execute(query))
+
+
+def names_of_tasks(
+    session: Session, space: str, names: Collection[str]
+) -> dict[str, list[NameClaim]]:
+    """Return `names_of_task` by the present names of tasks, in a few statements for all."""
+    present = select(TaskNameRow.task, TaskNameRow.name).where(
+        TaskNameRow.space == space, TaskNameRow.until.is_(None)
     )
+    tasks = {
+        task: name
+        for piece in pieces(sorted(names))
+        for task, name in session.execute(present.where(TaskNameRow.name.in_(piece)))
+    }
+    query = _NAMINGS.where(TaskNameRow.space == space)
+    by_task: dict[str, list[Sequence[Any]]] = defaultdict(list)
+    for piece in pieces(sorted(tasks)):
+        for row in session.execute(query.where(TaskNameRow.task.in_(piece))):
+            by_task[tasks[row.task]].append(row)
+    return {name: _name_claims(SpaceName(space), rows) for name, rows in by_task.items()}
+
+
+def _name_claims(space: SpaceName, rows: Iterable[Sequence[Any]]) -> list[NameClaim]:
     namings: list[NameClaim] = []
     before: str | None = None
-    for name, number, commit_id in session.execute(query):
+    for name, number, commit_id, _ in rows:
         renames = {"kind": ("rename",), "task": (before,), "name": (name,)}
         namings.append(
             NameClaim(
-                space=SpaceName(space),
+                space=space,
                 number=CommitNumber(number),
                 commit_id=Digest(commit_id),
                 name=name,
@@ -198,6 +224,16 @@ def commit_id(session: Session, space: str, number: int) -> Digest | None:
     """Return the id of a commit, None where there is none."""
     asked = {"space": space, "at": number}
     return cast("Digest | None", session.scalar(_COMMIT_ID, asked))
+
+
+def commit_ids(session: Session, space: str, numbers: Collection[int]) -> dict[int, Digest]:
+    """Return the ids of commits by number, in a few statements; of those that are there."""
+    query = select(CommitRow.number, CommitRow.id).where(CommitRow.space == space)
+    return {
+        number: Digest(commit_id)
+        for piece in pieces(sorted(numbers))
+        for number, commit_id in session.execute(query.where(CommitRow.number.in_(piece)))
+    }
 
 
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:

@@ -5,7 +5,7 @@ under the present one.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Final, TypeAlias
 
@@ -226,45 +226,53 @@ def namings_of(
         return [*namings, *_naming_of_tag(session, where, asked.value)]
     version = _target(rows, where, task, asked)
     since = max(row.since for row in rows if row.version == version)
-    members: dict[str, Collection[object]] = {
-        "kind": ("alias",),
-        "alias": (asked.value,),
-        "version": (version,),
-        "task": called,
-    }
-    meaning = f"put alias {asked.value!r} of task {task.name} to v{version}"
-    return [*namings, _naming(session, where, since, asked.value, members, meaning)]
+    alias = alias_claim(
+        where,
+        asked.value,
+        task=task.name,
+        version=version,
+        number=since,
+        commit_id=lookups.commit_id(session, where, since),
+        called=called,
+    )
+    return [*namings, alias]
+
+
+def alias_claim(
+    space: SpaceName,
+    name: str,
+    *,
+    task: str,
+    version: int,
+    number: int,
+    commit_id: Digest | None,
+    called: Collection[str],
+) -> NameClaim:
+    """Return the claim that a commit put an alias of a task, called so or so, to a version."""
+    return NameClaim(
+        space=space,
+        number=CommitNumber(number),
+        commit_id=commit_id or Digest(""),
+        name=name,
+        members={"kind": ("alias",), "alias": (name,), "version": (version,), "task": called},
+        meaning=f"put alias {name!r} of task {task} to v{version}",
+    )
 
 
 def _naming_of_tag(session: Session, space: SpaceName, name: str) -> list[NameClaim]:
     tag = lookups.tag_target(session, space, name)
     if tag is None:
         return []
-    members: dict[str, Collection[object]] = {
-        "kind": ("tag",),
-        "tag": (name,),
-        "commit": (tag.number,),
-    }
-    meaning = f"gave c{tag.number} the tag {name!r}"
-    return [_naming(session, space, tag.since, name, members, meaning)]
-
-
-def _naming(
-    session: Session,
-    space: SpaceName,
-    number: int,
-    name: str,
-    members: Mapping[str, Collection[object]],
-    meaning: str,
-) -> NameClaim:
-    return NameClaim(
-        space=space,
-        number=CommitNumber(number),
-        commit_id=lookups.commit_id(session, space, number) or Digest(""),
-        name=name,
-        members=members,
-        meaning=meaning,
-    )
+    return [
+        NameClaim(
+            space=space,
+            number=CommitNumber(tag.since),
+            commit_id=lookups.commit_id(session, space, tag.since) or Digest(""),
+            name=name,
+            members={"kind": ("tag",), "tag": (name,), "commit": (tag.number,)},
+            meaning=f"gave c{tag.number} the tag {name!r}",
+        )
+    ]
 
 
 def space_of(session: Session, name: str | None) -> SpaceName:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from share_registry.catalog.queries import aliases
-from share_registry.catalog.queries.resolution import namings_of, version_of, versions_of
+from share_registry.catalog.queries.lookups import NameClaim
+from share_registry.catalog.queries.resolution import version_of, versions_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError, ShareRegistryError
 from share_registry.names import SpaceName, near_misses
@@ -44,7 +45,11 @@ def alias_targets(context: Context, alias: str, *, space: str | None) -> list[Al
     with context.reading() as session:
         named = _named(session, alias, space)
         rows = _rows(session, named)
-        return [_target(context, session, each, rows.get(each.ref)) for each in named]
+        claims = aliases.claims_of_aliases(session, named)
+        return [
+            _target(context, session, each, rows.get(each.ref), of_it)
+            for each, of_it in zip(named, claims, strict=True)
+        ]
 
 
 def refs_behind(context: Context, alias: str, *, space: str | None) -> list[str]:
@@ -75,7 +80,11 @@ def _rows(session: Session, named: Sequence[Alias]) -> dict[str, TaskVersion]:
 
 
 def _target(
-    context: Context, session: Session, alias: Alias, row: TaskVersion | None
+    context: Context,
+    session: Session,
+    alias: Alias,
+    row: TaskVersion | None,
+    claims: Sequence[NameClaim],
 ) -> AliasTarget:
     space, failure = _space_of(alias), None
     try:
@@ -83,8 +92,7 @@ def _target(
         if not row.live:
             return AliasTarget(space=space, task=alias.task, ref=alias.ref, row=row)
         # the catalog is believed in nothing that goes into a server
-        asked = f"{space}/{alias.task}@{alias.name}"
-        require_given(context, namings_of(session, asked, space=None, present=row.task))
+        require_given(context, claims)
         require_recorded(context, [row], session=session)
     except ShareRegistryError as error:
         row, failure = None, error
