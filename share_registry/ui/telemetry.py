@@ -104,23 +104,28 @@ class Meter:
 
 
 def registry_lines(registry: Registry) -> list[str]:
-    """Return whether a registry could be read, and what it holds then."""
+    """Return whether a registry and each of its spaces could be read, and what those hold."""
     up = [*_head("up", "gauge", "Whether the registry could be read.")]
     try:
-        spaces = registry.spaces()
-        versions = known_spaces(registry.context).versions
+        summaries = known_spaces(registry.context)
     except ShareRegistryError as error:
         _LOG.warning("the registry cannot be read for its numbers: %s", error)
         return [*up, _line("up", 0)]
+    spaces, unknown = summaries.spaces, summaries.unknown
+    for space, reason in sorted(unknown.items()):
+        _LOG.warning("space %s cannot be read for its numbers: %s", space, reason)
+    readable = {space.name: 1 for space in spaces} | dict.fromkeys(unknown, 0)
+    versions = {space.name: summaries.versions.get(space.name, 0) for space in spaces}
     gauges: tuple[tuple[str, str, dict[str, int]], ...] = (
+        ("space_up", "Whether the newest state of the space is known.", readable),
         ("tasks", "Live tasks.", {space.name: space.tasks for space in spaces}),
         ("commits", "Commits.", {space.name: space.commits for space in spaces}),
-        ("versions", "Versions, with those removed since.", dict(versions)),
+        ("versions", "Versions, with those removed since.", versions),
         ("added_bytes", "Bytes brought by versions.", {s.name: s.bytes_added for s in spaces}),
         ("raw_bytes", "Bytes of the tensor files given.", {s.name: s.raw_bytes for s in spaces}),
     )
     lines = [*up, _line("up", 1)]
-    lines += [*_head("spaces", "gauge", "Spaces."), _line("spaces", len(spaces))]
+    lines += [*_head("spaces", "gauge", "Spaces."), _line("spaces", len(readable))]
     for name, text, values in gauges:
         lines += _head(name, "gauge", text)
         lines += [_line(name, value, space=space) for space, value in sorted(values.items())]

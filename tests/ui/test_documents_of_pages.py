@@ -157,13 +157,29 @@ def test_numbers_to_monitor_are_those_of_the_registry_and_of_the_requests(story:
     assert samples['share_registry_request_seconds_bucket{route="/",le="+Inf"}'] == 2
 
 
+def test_a_damaged_space_takes_no_numbers_of_others_away(story: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    damage_last_record(place, "other")
+    with looking_at(place) as client:
+        samples = read_metrics(client.get("/metrics").text)
+    assert (samples["share_registry_up"], samples["share_registry_spaces"]) == (1, 2)
+    assert {name: value for name, value in samples.items() if "_space_up" in name} == {
+        'share_registry_space_up{space="other"}': 0,
+        f'share_registry_space_up{{space="{SPACE}"}}': 1,
+    }
+    assert samples[f'share_registry_tasks{{space="{SPACE}"}}'] > 0
+    assert [name for name in samples if 'space="other"' in name] == [
+        'share_registry_space_up{space="other"}'
+    ]
+
+
 def test_numbers_to_monitor_are_sent_where_the_registry_cannot_be_read(
     story: Path, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(story, tmp_path / "registry"))
-    damage_last_record(place, "other")
     with looking_at(place) as client:
         client.get("/healthz")
+        shutil.rmtree(place)
         answer = client.get("/metrics")
     samples = read_metrics(answer.text)
     assert (answer.status_code, samples["share_registry_up"]) == (200, 0)
