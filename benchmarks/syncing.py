@@ -1,8 +1,8 @@
 """A directory for servers: everything behind an alias, cold, again, and after one alias moved.
 
-    python -m benchmarks.syncing [--tasks N] [--layers L] [--rounds R] [--registry PLACE]
+    python -m benchmarks.syncing [--tasks N] [--layers L] [--width W] [--rounds R] [--registry PLACE]
 
-N adapters of L layers with two modules 768 wide, r = 8, fp32, that share nothing, each with the
+N adapters of L layers with two modules W wide, r = 8, fp32, that share nothing, each with the
 alias prod. The floor is what a sync cannot do without: the same files written aside, flushed and
 renamed in the same way, and hashed, by as many threads, from memory. Cold: into a directory that is
 not there, in a process of its own, timed after its imports and the opening of the registry.
@@ -21,7 +21,6 @@ from typing import Final
 
 from benchmarks.adapters import write_independent
 
-WIDTH: Final = 768
 RANK: Final = 8
 LINES: Final = {
     "floor": "the same files from memory: written and hashed",
@@ -38,6 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--registry", type=Path, help="one that an earlier run has filled")
     parser.add_argument(
@@ -52,14 +52,14 @@ def main() -> None:
         place = Path(folder)
         registry = options.registry or place / "registry"
         if not registry.exists():
-            _fill(place, registry, options.tasks, options.layers)
+            _fill(place, registry, options.tasks, layers=options.layers, width=options.width)
         _print(place, registry, options.rounds)
 
 
-def _fill(place: Path, registry: Path, tasks: int, layers: int) -> None:
+def _fill(place: Path, registry: Path, tasks: int, *, layers: int, width: int) -> None:
     import share_registry as sr
 
-    write_independent(place / "adapters", count=tasks, rank=RANK, width=WIDTH, layers=layers)
+    write_independent(place / "adapters", count=tasks, rank=RANK, width=width, layers=layers)
     with sr.Registry.open(registry) as opened:
         opened.import_many([place / "adapters"])
         for task in opened.tasks():

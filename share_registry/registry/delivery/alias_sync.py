@@ -15,7 +15,7 @@ from typing import Final
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, alias_name, first_and_more
-from share_registry.parallel import ahead
+from share_registry.parallel import MAX_THREADS, ahead
 from share_registry.registry.arguments import Progress
 from share_registry.registry.checkout.checkout import base_label
 from share_registry.registry.checkout.version_export import ExportOptions
@@ -40,9 +40,11 @@ _DAY_S: Final = 86_400
 _HAND_OVER: Final = f"Give another directory, or remove its {INDEX_FILE} to hand it over."
 # What a directory without a target is for
 _ANY: Final = "any server"
-# Where reading waits for a service. Else one: more would wait for one another's hold of the
-# interpreter, and take twice the processor time.
+# Where reading waits for a service
 _THREADS: Final = 4
+# Bytes of an adapter from which on work on its arrays, at which others go on, outweighs work that
+# holds the interpreter. On smaller ones threads wait for one another and take twice the processor.
+_LARGE: Final = 4_000_000
 # Notes that are kept: few, as one speaks of every task of a commit
 _NOTES: Final = 16
 
@@ -172,8 +174,7 @@ def _bring_up(
     adapters: list[ServedAdapter] = []
     serve = partial(serve_target, run, earlier)
     live = [target for target in targets if target.is_served]
-    threads = _THREADS if run.context.store.at_once > 1 else 1
-    for done, adapter in enumerate(ahead(serve, live, threads=threads), 1):
+    for done, adapter in enumerate(ahead(serve, live, threads=_threads(run, live)), 1):
         progress("directories", done, len(live))
         if adapter is not None:
             adapters.append(adapter)
@@ -187,6 +188,14 @@ def _bring_up(
     if index != previous:
         _write(run, index)
     return index
+
+
+def _threads(run: Upkeep, live: Sequence[AliasTarget]) -> int:
+    """Return how many directories are brought up at a time."""
+    if run.context.store.at_once > 1:
+        return _THREADS
+    sizes = [target.row.raw_bytes for target in live if target.row is not None]
+    return MAX_THREADS if sizes and sum(sizes) >= _LARGE * len(sizes) else 1
 
 
 def _retired(
