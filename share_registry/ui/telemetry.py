@@ -114,8 +114,11 @@ def registry_lines(registry: Registry) -> list[str]:
     spaces, unknown = summaries.spaces, summaries.unknown
     for space, reason in sorted(unknown.items()):
         _LOG.warning("space %s cannot be read for its numbers: %s", space, reason)
-    readable = {space.name: 1 for space in spaces} | dict.fromkeys(unknown, 0)
-    versions = {space.name: summaries.versions.get(space.name, 0) for space in spaces}
+    readable: dict[str, int] = {space.name: 1 for space in spaces}
+    readable.update((name, 0) for name in unknown)
+    versions: dict[str, int] = {
+        space.name: summaries.versions.get(space.name, 0) for space in spaces
+    }
     gauges: tuple[tuple[str, str, dict[str, int]], ...] = (
         ("space_up", "Whether the newest state of the space is known.", readable),
         ("tasks", "Live tasks.", {space.name: space.tasks for space in spaces}),
