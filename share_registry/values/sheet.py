@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Protocol, SupportsIndex, TypeVar, overl
 from share_registry.escapes import html, printable
 from share_registry.look.stylesheet import notebook_style
 from share_registry.look.units import percent
-from share_registry.values.text_table import NOTHING, Paint, Table, align, fact_line, plain, wrapped
+from share_registry.values.text_table import NOTHING, Paint, Table, align, fact_line, plain, wrap
 
 # Of an HTML cell that is one line; a longer one is broken between words
 _MOST_LETTERS: Final = 48
@@ -117,7 +117,7 @@ def as_text(sheet: Sheet, *, width: int | None = None, paint: Paint = plain) -> 
         paint: Gives a text its colours, by what it is: title, name, header or note.
     """
     parts = [paint("title", printable(sheet.title))] if sheet.title else []
-    parts += [wrapped(paragraph, width) for paragraph in sheet.text]
+    parts += [wrap(paragraph, width) for paragraph in sheet.text]
     longest = max((len(name) for name, _ in sheet.facts), default=0)
     parts += [
         fact_line(f"  {name:<{longest}}  ", value, width, paint=paint)
@@ -126,7 +126,7 @@ def as_text(sheet: Sheet, *, width: int | None = None, paint: Paint = plain) -> 
     parts += [align(table, width=width, paint=paint) for table in sheet.tables if table.rows]
     parts += [printable(sheet.total)] if sheet.total else []
     for note in sheet.notes:
-        text = wrapped(f"{_NOTE}{note}", width)
+        text = wrap(f"{_NOTE}{note}", width)
         parts.append(paint("note", _NOTE) + text.removeprefix(_NOTE))
     return "\n".join(parts)
 

@@ -14,6 +14,7 @@ _SHORTEST: Final = 8
 _MOST_OF_WIDTH: Final = 0.7
 # Letters of a cell that it should keep while there are columns to spare
 _READABLE: Final = 16
+# Columns that stay where nothing else helps: the first and the last
 _FEWEST: Final = 2
 _MINUTES: Final = len("2026-11-16 20:38")
 ELLIPSIS: Final = "…"
@@ -72,9 +73,15 @@ class Table:
 
 
 def align(table: Table, *, width: int | None = None, paint: Paint = plain) -> str:
-    """Return a table as text with a line of headers; where a width is given, no line is longer."""
+    """Return a table as text with a line of headers; where a width is given, no line is longer.
+
+    Without headers there is no line.
+    """
+    if not table.headers:
+        return ""
     columns = [[*map(one_line, column)] for column in zip(table.headers, *table.rows, strict=True)]
-    if width is not None and table.stacked and _excess(columns, width) > 0:
+    stackable = table.stacked and len(columns) > _FEWEST
+    if width is not None and stackable and _excess(columns, width) > 0:
         return _stack(columns, width, paint)
     if width is not None:
         columns = _fit(columns, width, table)
@@ -95,8 +102,35 @@ def first_line(message: str) -> str:
     return message.strip().partition("\n")[0]
 
 
+def fact_line(name: str, value: str, width: int | None, *, paint: Paint) -> str:
+    """Return a named value; where a width is given, its lines stand below each other."""
+    from textwrap import fill
+
+    name = one_line(name)
+    line = f"{name}{indented(value, len(name))}"
+    if width is not None and len(line) > width:
+        line = fill(
+            line,
+            max(width, len(name) + _READABLE),
+            subsequent_indent=" " * len(name),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return paint("name", name) + line.removeprefix(name)
+
+
+def wrap(paragraph: str, width: int | None) -> str:
+    """Return a paragraph, broken between words where a width is given."""
+    from textwrap import fill
+
+    text = printable(paragraph)
+    if width is None:
+        return text
+    return fill(text, max(width, _READABLE), break_long_words=False, break_on_hyphens=False)
+
+
 def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
-    """Make columns fit: what says least goes first.
+    """Make columns fit: what says least goes first, but the first column stays.
 
     Empty columns, then ids, then seconds; of a first column that leaves no room for others the
     middles of its longest cells; then columns to spare, until what is left is readable;
@@ -104,9 +138,10 @@ def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
     and then like any other; then columns before the last are left out.
     """
     if _excess(columns, width) > 0:
-        columns = [column for column in columns if not {*column[1:]} <= {"", NOTHING}]
+        says = (column for column in columns[1:] if not {*column[1:]} <= {"", NOTHING})
+        columns = [columns[0], *says]
     if _excess(columns, width) > 0:
-        columns = [column for column in columns if column[0] != "id"]
+        columns = [columns[0], *(column for column in columns[1:] if column[0] != "id")]
     if _excess(columns, width) > 0:
         columns = [*map(_without_seconds, columns)]
     if _excess(columns, width) > 0 and not table.by_ending and len(columns) > 1:
@@ -131,7 +166,8 @@ def _without_spare(columns: list[Column], width: int, table: Table) -> list[Colu
     for dropped in range(1, len(table.spare) + 1):
         if _least_width(left, table.short) <= width:
             break
-        gone = [i for i, column in enumerate(columns) if column[0] in table.spare[:dropped]]
+        spare = table.spare[:dropped]
+        gone = [i for i, column in enumerate(columns) if i > 0 and column[0] in spare]
         left = [column for i, column in enumerate(columns) if i not in gone]
         if table.elided and gone:
             left.insert(gone[0], [ELLIPSIS] * len(columns[0]))
@@ -152,23 +188,6 @@ def _stack(columns: list[Column], width: int, paint: Paint) -> str:
     return "\n".join(lines)
 
 
-def fact_line(name: str, value: str, width: int | None, *, paint: Paint) -> str:
-    """Return a named value; where a width is given, its lines stand below each other."""
-    from textwrap import fill
-
-    name = one_line(name)
-    line = f"{name}{indented(value, len(name))}"
-    if width is not None and len(line) > width:
-        line = fill(
-            line,
-            max(width, len(name) + _READABLE),
-            subsequent_indent=" " * len(name),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return paint("name", name) + line.removeprefix(name)
-
-
 def _pad(column: Column) -> Column:
     header, *cells = column
     side = ">" if header.endswith(">") else "<"
@@ -177,7 +196,7 @@ def _pad(column: Column) -> Column:
 
 def _width(column: Column) -> int:
     header, *cells = column
-    return max(len(header.removesuffix(">")), *map(len, cells))
+    return max(map(len, (header.removesuffix(">"), *cells)))
 
 
 def _excess(columns: list[Column], width: int) -> int:
@@ -221,16 +240,6 @@ def _shorten_middle(column: Column, most: int) -> Column:
         else f"{cell[:head]}{ELLIPSIS}{cell[len(cell) - (most - head - 1) :]}"
         for cell in column
     ]
-
-
-def wrapped(paragraph: str, width: int | None) -> str:
-    """Return a paragraph, broken between words where a width is given."""
-    from textwrap import fill
-
-    text = printable(paragraph)
-    if width is None:
-        return text
-    return fill(text, max(width, _READABLE), break_long_words=False, break_on_hyphens=False)
 
 
 def _without_seconds(column: Column) -> Column:

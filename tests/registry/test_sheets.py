@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values import commits, sheet
@@ -118,6 +119,41 @@ def test_columns_are_aligned_and_lines_are_cut() -> None:
     table = Table(headers=("name", "n>"), rows=(("a", "1"), ("long", "100")))
     assert align(table).splitlines() == ["name    n", "a       1", "long  100"]
     assert align(table, width=7).splitlines() == ["name  …", "a     …", "long  …"]
+
+
+def test_a_table_without_headers_is_empty_and_one_without_rows_is_its_headers() -> None:
+    for width in (None, 5):
+        assert align(Table.of([]), width=width) == ""
+        assert align(Table(headers=("name", "n>"), rows=()), width=width).startswith("name")
+
+
+@pytest.mark.parametrize("header", ["id", "task"])
+@pytest.mark.parametrize("cell", ["-", "a text that does not fit"])
+def test_the_first_column_stays_even_where_it_says_nothing(header: str, cell: str) -> None:
+    table = Table(headers=(header, "bbbb"), rows=(("-", cell),), spare=(header,))
+    head, row = align(table, width=5).splitlines()
+    assert head.startswith(header)
+    assert row.startswith("-")
+
+
+HEADERS = ("id", "name", "n>", "time (UTC)")
+CELLS = st.sampled_from(["", "-", "short", "a text that is longer than most"])
+
+
+@given(drawn=st.data(), width=st.integers(0, 40))
+@settings(max_examples=100, deadline=None)
+def test_any_table_has_a_text_of_any_width(drawn: st.DataObject, width: int) -> None:
+    headers = drawn.draw(st.permutations(HEADERS))[: drawn.draw(st.integers(0, len(HEADERS)))]
+    rows = drawn.draw(st.lists(st.tuples(*[CELLS] * len(headers)), max_size=3))
+    table = Table(
+        headers=tuple(headers),
+        rows=tuple(rows),
+        spare=drawn.draw(st.sampled_from([(), HEADERS])),
+        elided=drawn.draw(st.booleans()),
+        stacked=drawn.draw(st.booleans()),
+        by_ending=drawn.draw(st.booleans()),
+    )
+    assert len(align(table, width=width).partition("\n")[0]) <= max(width, 1)
 
 
 def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_message() -> None:
