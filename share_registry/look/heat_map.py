@@ -7,9 +7,9 @@ from typing import Final
 from share_registry.look.palette import STEPS, step_of
 from share_registry.look.svg import drawing, element, ending, label, number, path, tipped, width_of
 
-# Cells that still have room for their number, and columns up to which they are wide enough for it
 # Of the ends of colours, about the middle: errors under one budget are nearly alike
 LEAST_SPREAD: Final = 0.1
+# Cells that still have room for their number, and columns up to which they are wide enough for it
 _MOST_NUMBERS: Final = 600
 _MOST_WIDE: Final = 24
 _SMALL: Final = (14.0, 13.0)
