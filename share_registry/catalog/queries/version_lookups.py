@@ -178,7 +178,7 @@ def latest_adapters_alone(
 ) -> set[Digest]:
     """Return the last few adapters that came to a task, without those that others have too.
 
-    Distinct ones, in the order in which they first came; now, or after a commit.
+    Of distinct ones the last to come first; now, or after a commit.
     """
     asked = {"space": space, "task": task, "count": count, "at": EVER if at is None else at}
     return set(map(Digest, session.scalars(_latest_of_task(), asked)))
