@@ -18,8 +18,8 @@ from share_registry.values.cost_reports import (
     AdapterReport,
     BasisReport,
     adapter_facts,
-    basis_facts,
     basis_table,
+    describe_basis,
     module_table,
 )
 from share_registry.values.history_plot import plot_log
@@ -146,7 +146,7 @@ class Commit(Shown):
         elif self.about is None:
             facts += _some_reports(self)
         if self.basis is not None:
-            facts.append(("basis", f"{self.basis.digest[:8]}, {basis_facts(self.basis)}"))
+            facts.append(("basis", f"{self.basis.digest[:8]}, {describe_basis(self.basis)}"))
         return Sheet(
             title=first_and_more(_refs(self)),
             facts=tuple(facts),
@@ -252,7 +252,7 @@ def brief_sheet(commit: Commit) -> Sheet:
     said = ["dry run: nothing was written"]
     if commit.id:
         said = [f"c{commit.number} {commit.id[:8]}", commit.detail]
-    where = ", ".join(filter(None, [*said, basis_facts(commit.basis)]))
+    where = ", ".join(filter(None, [*said, describe_basis(commit.basis)]))
     return Sheet(
         title="\n".join([*(lines or [commit.ref]), f"({where})"]),
         tables=() if commit.id else (basis_table(commit.basis),),

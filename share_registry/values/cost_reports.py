@@ -166,7 +166,7 @@ def adapter_facts(report: AdapterReport) -> list[tuple[str, str]]:
     ]
 
 
-def basis_facts(basis: BasisReport | None) -> str:
+def describe_basis(basis: BasisReport | None) -> str:
     """Return what a basis takes: `24 modules with 16 directions a side, 133 kB`."""
     if basis is None:
         return ""
