@@ -1,4 +1,4 @@
-"""Commits and what they say of their cost: the log, the report of an adapter, and of a basis."""
+"""Commits, and the log that lists them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,8 +59,7 @@ class Commit(Shown):
         number: Position in the space's log.
         id: sha256 of the record.
         parent: id of the record before it; for commit 1 the digest of FORMAT.
-        kind: create, absorb, refit, merge, restore, drop, rename, policy, alias, tag, annotate or
-            export.
+        kind: One of `share_registry.values.commits.KINDS`; absorb is a commit of adapters.
         refs: Task name -> `space/task@vN` for every task version this commit made or speaks of.
         reports: Task name -> report, for tasks committed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.

@@ -17,7 +17,7 @@ from share_registry.cli.verb import (
 from share_registry.errors import (
     NotFoundError,
 )
-from share_registry.values.commits import Log, modules_sheet
+from share_registry.values.commits import KINDS, Log, modules_sheet
 from share_registry.values.sheet import with_note
 from share_registry.values.tasks import Task
 
@@ -32,8 +32,7 @@ _Listed = TypeVar("_Listed", Log, list[Task])
 @click.option(
     "--kind",
     metavar="KIND",
-    help="Only commits of this kind: absorb (an adapter was committed), refit, merge, alias, tag, "
-    "annotate, drop, restore, rename, policy, create, export.",
+    help=f"Only commits of this kind: {', '.join(KINDS)}. Adapters are committed by absorb.",
 )
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
 @label_option
