@@ -5,7 +5,7 @@ An answer names no path of this machine and has no traceback: what is wrong insi
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Final
@@ -40,8 +40,11 @@ _STATUSES: Final[Mapping[type[ShareRegistryError], int]] = {
 _FAULT: Final = 500
 _UNAVAILABLE: Final = 503
 _RETRY_S: Final = "5"
-# What begins like a path of this machine; references begin with a name
-_ABSOLUTE: Final = re.compile(r"(?:^|[\s'\"`(=])(?:/\w|[A-Za-z]:\\)")
+# What begins like a path of this machine; references begin with a name, our own paths like these
+_PLACE: Final = re.compile(
+    r"""(?<![\w/.)\]-])/(?!v1/|openapi\.json)[^\s/'"`]|\b[A-Za-z]:\\|\bfile:/"""
+)
+_END_OF_WORD: Final = re.compile(r"""[\s'"`]|$""")
 _SEE_LOG: Final = "The log of the server has the reason."
 _JSON_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -111,13 +114,18 @@ def failure_answer(error: Exception, *, asked: str) -> JsonAnswer:
     return error_answer(failure.told, status=failure.status, headers=failure.headers)
 
 
-def failure_of(error: Exception, *, asked: str, stores: Sequence[str] = ()) -> Failure:
+def failure_of(
+    error: Exception, *, asked: str, typed: Iterable[str] = (), stores: Sequence[str] = ()
+) -> Failure:
     """Return what is said of a request that failed.
+
+    What would name a path of this machine is only logged, unless it is the client's own text.
 
     Args:
         error: Why. What is not the client's fault is logged, and of that only damage and newer
-            formats are told, without paths of this machine.
+            formats are told.
         asked: What was asked for.
+        typed: What else the client wrote.
         stores: Under which names the directory of the store goes: its files are told without.
     """
     if not isinstance(error, ShareRegistryError):
@@ -126,15 +134,18 @@ def failure_of(error: Exception, *, asked: str, stores: Sequence[str] = ()) -> F
         return Failure(status=_FAULT, told=told)
     kinds = (kind for kind in _STATUSES if isinstance(error, kind))
     status = _STATUSES.get(next(kinds, type(error)), _FAULT)
-    if status < _FAULT:
-        return Failure(status=status, told=error)
+    told = relative(error, stores)
+    names_place = _names_place(told, (asked, *typed))
+    if status < _FAULT and not names_place:
+        return Failure(status=status, told=told)
     _LOG.warning("%s is not served: %s", one_line(asked), error)
+    if status < _FAULT:
+        told = type(error)(f"{asked} cannot be answered.", hint=_SEE_LOG)
+        return Failure(status=status, told=told)
     if status == _UNAVAILABLE:
         told = type(error)(f"{asked} cannot be read now.", hint=f"Try again. {_SEE_LOG}")
         return Failure(status=status, told=told)
-    told = relative(error, stores)
-    is_said = isinstance(error, IntegrityError | FormatError)
-    if not is_said or _ABSOLUTE.search(told.message) or _ABSOLUTE.search(told.hint):
+    if names_place or not isinstance(error, IntegrityError | FormatError):
         told = type(error)(f"{asked} is damaged, or of a newer format.", hint=_SEE_LOG)
     else:
         told = told.amended(prefix=f"{asked} cannot be read: ")
@@ -154,6 +165,17 @@ def inside(text: str, stores: Sequence[str]) -> str:
     for store in stores:
         text = text.replace(f"{store}/", "")
     return text
+
+
+def _names_place(error: ShareRegistryError, asked: Iterable[str]) -> bool:
+    """Tell whether an error names a path that nobody asked about."""
+    for text in (error.message, error.hint):
+        for match in _PLACE.finditer(text):
+            end = _END_OF_WORD.search(text, match.start())
+            place = text[match.start() : end.start() if end else None].rstrip(".,:;)")
+            if not any(place in each for each in asked):
+                return True
+    return False
 
 
 def _no_such_range(start: Message) -> JsonAnswer:

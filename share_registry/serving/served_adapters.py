@@ -4,6 +4,7 @@ A name is `[space/]task@selector`, or the immutable name of a directory that `sy
 else is looked up, and no text of a client becomes a path.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,12 +26,13 @@ from share_registry.names import is_name, parse_reference
 from share_registry.outside.files import Outside
 from share_registry.registry.checkout.checkout import (
     base_label,
+    rebuild,
     version_and_note,
 )
 from share_registry.registry.checkout.version_export import (
     ExportOptions,
     RebuiltFiles,
-    rebuild_files,
+    files_of_adapter,
 )
 from share_registry.registry.context import Context, open_context
 from share_registry.registry.delivery.served_directory import served_name
@@ -38,6 +40,7 @@ from share_registry.registry.delivery.served_index import is_served_name
 from share_registry.serving.adapter_cache import AdapterCache
 from share_registry.values.task_version import TaskVersion
 
+_LOG: Final = logging.getLogger(__name__)
 _MOST_REMEMBERED: Final = 1 << 16
 # How a directory is made: the commit, task and number of the version, and in which form
 _Recipe = tuple[str, str, int, ExportOptions]
@@ -111,7 +114,10 @@ class ServedAdapters:
         remembered = self._names.get(recipe)
         if remembered:
             return row, remembered
-        rebuilt = self._rebuild(row, note, options)
+        try:
+            rebuilt = self._rebuild(row, note, options)
+        except NotFoundError as error:
+            raise _lacks_base(row, error) from error
         name = self._remember(recipe, served_name(row, rebuilt.digest))
         if self._cache.find(name) is None:
             self._cache.put(name, rebuilt)
@@ -149,6 +155,7 @@ class ServedAdapters:
         The name does not tell how its files were made, so each way is tried, ours first, and
         remembered.
         """
+        lacking: RefusedError | None = None
         for ref in _refs_of(name):
             with suppress(NotFoundError):
                 row, note = self._version(ref)
@@ -158,13 +165,17 @@ class ServedAdapters:
                         continue
                     try:
                         rebuilt = self._rebuild(row, note, options)
+                    except NotFoundError as error:
+                        # not remembered: it may be put there
+                        lacking = _lacks_base(row, error)
+                        continue
                     except RefusedError:
                         # the form cannot express it, or its target refuses it
                         self._remember(recipe, "")
                         continue
                     if self._remember(recipe, served_name(row, rebuilt.digest)) == name:
                         return self._cache.put(name, rebuilt)
-        raise NotFoundError(
+        raise lacking or NotFoundError(
             f"no version is exported as {name}.",
             hint="Ask for a reference, such as TASK@prod: the answer has its present name.",
         )
@@ -188,20 +199,35 @@ class ServedAdapters:
 
     @one_thread()
     def _rebuild(self, row: TaskVersion, note: TaskNote, options: ExportOptions) -> RebuiltFiles:
-        """Return the files of a version. Raises IntegrityError, also where an object is gone."""
+        """Return the files of a version.
+
+        Raises IntegrityError, also where an object is gone, NotFoundError where the sizes of the
+        base model are not known, and RefusedError.
+        """
         context, _ = self.registry()
         try:
-            base = base_label(context, row.space)
-            return rebuild_files(context, row, note, options=options, label=base)
+            label = base_label(context, row.space)
+            adapter = rebuild(context, row, note)
         except NotFoundError as error:
             raise IntegrityError(
                 f"{row.ref} cannot be rebuilt: {error.message}", hint=error.hint
             ) from error
+        return files_of_adapter(row, adapter, options=options, label=label, outside=self._outside)
 
     def _remember(self, recipe: _Recipe, name: str) -> str:
         if len(self._names) < _MOST_REMEMBERED:
             self._names[recipe] = name
         return name
+
+
+def _lacks_base(row: TaskVersion, error: NotFoundError) -> RefusedError:
+    """Return the refusal of a version whose files depend on what this machine does not have."""
+    _LOG.warning("%s cannot be made into a file: %s", row.ref, error)
+    return RefusedError(
+        f"{row.ref} cannot be made into a file for its server: this machine does not have the "
+        "config.json of its base model.",
+        hint="Start this with base_config=... as the place of one that is there.",
+    )
 
 
 def _refs_of(name: str) -> Iterator[str]:

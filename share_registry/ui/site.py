@@ -165,7 +165,8 @@ async def _malformed(_: Request, error: Exception) -> Response:
 
 async def _failure(site: Site, pages: Environment, request: Request, error: Exception) -> Response:
     path = request.url.path
-    failure = failure_of(error, asked=path, stores=site.stores)
+    typed = request.query_params.values()
+    failure = failure_of(error, asked=path, typed=typed, stores=site.stores)
     if path.startswith(_DOCUMENTS):
         return error_answer(failure.told, status=failure.status, headers=failure.headers)
     page = Page(template="error.html", title="Not shown", members={"error": failure.told})

@@ -218,14 +218,24 @@ def rebuild_files(
 
     Raises:
         RefusedError: the profile cannot express the adapter, or the target does not serve it.
-        NotFoundError: the base model's sizes are not known, for llama.cpp.
+        NotFoundError: the base model's sizes are not known, for llama.cpp, or an object is gone.
         IntegrityError: the rebuilt tensors are not those that were committed.
     """
     adapter = rebuild(context, row, note)
+    return files_of_adapter(row, adapter, options=options, label=label, outside=context.outside)
+
+
+def files_of_adapter(
+    row: TaskVersion, adapter: Adapter, *, options: ExportOptions, label: str, outside: Outside
+) -> RebuiltFiles:
+    """Return the files of a version whose adapter is rebuilt; as `rebuild_files`.
+
+    Raises NotFoundError only where the base model's sizes are not known.
+    """
     if options.is_gguf:
-        return _rebuild_gguf(context, row, adapter, options, label)
+        return _gguf_files(row, adapter, options, label, outside)
     if options.has_own_form:
-        return _rebuild_diffusers(row, adapter, options, label)
+        return _diffusers_files(row, adapter, options, label)
     form = form_of(adapter, profile=options.profile, target=options.target, base_model=label)
     if form.profile != "native":
         _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
@@ -244,11 +254,10 @@ def rebuild_files(
     )
 
 
-def _rebuild_gguf(
-    context: Context, row: TaskVersion, adapter: Adapter, options: ExportOptions, label: str
+def _gguf_files(
+    row: TaskVersion, adapter: Adapter, options: ExportOptions, label: str, outside: Outside
 ) -> RebuiltFiles:
     _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
-    outside = context.outside
     written = gguf_adapter(
         adapter,
         read_base_config(options.base_config, label=label, outside=outside),
@@ -266,7 +275,7 @@ def _rebuild_gguf(
     )
 
 
-def _rebuild_diffusers(
+def _diffusers_files(
     row: TaskVersion, adapter: Adapter, options: ExportOptions, label: str
 ) -> RebuiltFiles:
     _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
