@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
-from share_registry.format.canonical import parse_foreign
+from share_registry.format.canonical import parse_foreign, sha256
 from share_registry.kinds import FilePath
+from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
 
 BASE_CONFIG: Final = "config.json"
@@ -89,6 +90,16 @@ def read_base_config(path: FilePath | None, *, label: str, outside: Outside) -> 
         InvalidInputError: it is no config of a model.
         RefusedError: what llama.cpp calls its modules is not known here.
     """
+    content, place = _content(path, label, outside)
+    return parse_base_config(content, place=str(place))
+
+
+def base_config_digest(path: FilePath | None, *, label: str, outside: Outside) -> Digest:
+    """Return the sha256 of the file that `read_base_config` reads. Raises NotFoundError."""
+    return sha256(_content(path, label, outside)[0])
+
+
+def _content(path: FilePath | None, label: str, outside: Outside) -> tuple[bytes, Path]:
     place = _cached(label, outside) if path is None else outside.absolute(Path(path))
     if place is None:
         raise NotFoundError(
@@ -98,8 +109,7 @@ def read_base_config(path: FilePath | None, *, label: str, outside: Outside) -> 
         )
     if outside.kind_behind(place) is Kind.DIRECTORY:
         place = place / BASE_CONFIG
-    content = outside.read(outside.resolved(place), limit=_MAX_BYTES)
-    return parse_base_config(content, place=str(place))
+    return outside.read(outside.resolved(place), limit=_MAX_BYTES), place
 
 
 def parse_base_config(content: bytes, *, place: str) -> BaseConfig:

@@ -19,7 +19,7 @@ from share_registry.names import alias_name
 from share_registry.outside.files import Outside
 from share_registry.outside.listening import listen, port_of
 from share_registry.registry.checkout.version_export import ExportOptions
-from share_registry.registry.delivery.alias_targets import refs_behind
+from share_registry.registry.delivery.alias_targets import live_refs
 from share_registry.registry.location import locate, require_apart
 from share_registry.serving.adapter_cache import AdapterCache
 from share_registry.serving.served_adapters import ServedAdapters, ServingPlaces
@@ -117,7 +117,7 @@ def served(
     with opened(request, outside) as service:
         context, space = service.adapters.registry()
         try:
-            refs_behind(context, service.alias, space=space)
+            live_refs(context, service.alias, space=space)
         except NotFoundError as error:
             # it may be set while this runs
             tell(f"{error.message} /v1/models lists nothing until one has. {error.hint}")

@@ -880,7 +880,7 @@ class Registry:
 
         Raises:
             InvalidInputError: an argument is not usable.
-            NotFoundError: no task has the alias.
+            NotFoundError: no task has the alias, for which the directory is not kept so far.
             RefusedError: the directory is kept for another registry, alias or space.
             StoreError: the directory cannot be written.
         """

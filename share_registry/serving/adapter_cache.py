@@ -121,6 +121,8 @@ class AdapterCache:
     def _remove(self, name: str, used_s: float) -> bool:
         """Remove a directory unless another process has been given it; tell whether it is gone."""
         aside = self._root / f".{name}.{self._outside.token()[:16]}.old"
+        # as old as it is, another replica would take it for what a killed one left
+        self._outside.touch(self._root / name)
         try:
             self._outside.replace(self._root / name, aside)
         except StoreError:

@@ -103,6 +103,11 @@ class Alias(Listed):
     number: CommitNumber
     time: datetime
 
+    @property
+    def space(self) -> SpaceName:
+        """The space of its task."""
+        return SpaceName(self.ref.partition("/")[0])
+
     @staticmethod
     def listing(aliases: "Sequence[Alias]") -> Sheet:
         """Return what is shown of several."""

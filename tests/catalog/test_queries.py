@@ -1,12 +1,15 @@
 """What writers ask of the catalog."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups, version_lookups
+from share_registry.catalog.queries import aliases, lookups, version_lookups
+from share_registry.catalog.queries.resolution import namings_of
+from share_registry.names import TaskName
 from tests.catalog.logs import Log, digest_of, story
 
 
@@ -152,3 +155,13 @@ def test_candidates_are_the_first_and_the_latest_distinct_adapters() -> None:
         assert version_lookups.candidate_adapters(session, "nix", first=2, latest=2) == []
         assert version_lookups.commit_of_adapter(session, "base", adapters[0]) == 2
         assert version_lookups.commit_of_adapter(session, "base", digest_of("nothing")) is None
+
+
+def test_the_claims_of_an_alias_are_those_of_any_name_of_its_task(session: Session) -> None:
+    named = aliases.aliases(session)
+    assert any(alias.task == "acceptability" for alias in named)
+    for given in (named, [replace(alias, task=TaskName("cola")) for alias in named]):
+        listed = [alias for alias in given if alias.task in ("acceptability", "cola")]
+        assert aliases.claims_of_aliases(session, listed) == [
+            namings_of(session, f"base/{alias.task}@{alias.name}", space=None) for alias in listed
+        ]

@@ -3,101 +3,39 @@
 import errno
 import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from typing_extensions import override
 
 import share_registry as sr
-from share_registry.catalog.queries.resolution import version_of
 from share_registry.cli.main import main
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.registry.context import open_context
-from share_registry.registry.delivery.served_directory import is_sound
 from share_registry.values.sync_reports import SyncStatus
 from tests.catalog.statements import counting_statements
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.plain import files
-from tests.reliability.processes import fork, kill_at, wait_for, wait_for_all
-from tests.reliability.scenarios import NoFlush
-
-TASKS = ("cola", "mrpc", "sst2")
-
-
-@pytest.fixture(scope="module")
-def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three tasks with prod at v1, and a v2 of the first."""
-    root = tmp_path_factory.mktemp("committed")
-    with sr.Registry.open(root / "registry") as opened:
-        for seed, task in enumerate((*TASKS, "cola")):
-            opened.commit(write_adapter(root / f"in{seed}", seed=seed), task=task)
-        for task in TASKS:
-            opened.set_alias(f"{task}@v1", "prod")
-    return root / "registry"
+from tests.registry.syncing import (
+    TASKS,
+    aged,
+    damage_adapter,
+    directory_of,
+    index,
+    served,
+)
+from tests.ui.looking import damage_last_record
 
 
 @pytest.fixture
-def registry(committed: Path, tmp_path: Path) -> Iterator[sr.Registry]:
-    shutil.copytree(committed, tmp_path / "registry")
-    with sr.Registry.open(tmp_path / "registry") as opened:
-        yield opened
+def registry(prod_registry: sr.Registry) -> sr.Registry:
+    return prod_registry
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "serve"
-
-
-def index(root: Path) -> Any:
-    return json.loads((root / "index.json").read_bytes())
-
-
-def served(root: Path) -> dict[str, str]:
-    """Return the reference of every directory that is served, all of which are whole."""
-    adapters = index(root)["adapters"]
-    assert all(is_sound(root / each["path"], each["digest"], Outside()) for each in adapters)
-    return {each["name"]: each["ref"] for each in adapters}
-
-
-def directory_of(root: Path, ref: str) -> Path:
-    return root / next(name for name, version in served(root).items() if version == ref)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Return all files but those of the index, whose times may differ."""
-    return {name: content for name, content in files(root).items() if name != "index.json"}
-
-
-def aged(root: Path, **by: float) -> None:
-    """Make everything that is retired so since long ago."""
-    document = index(root)
-    for each in document["retired"]:
-        each["since_s"] -= int(timedelta(**by).total_seconds())
-    (root / "index.json").write_text(json.dumps(document))
-
-
-def run_elsewhere(place: Path, root: Path, hook: Callable[[str], None] | None = None) -> None:
-    torch.set_num_threads(1)
-    outside = Outside(hook, system=NoFlush())
-    context, _ = open_context(place, store=None, space=None, mode="r", outside=outside)
-    sr.Registry(context).sync(root, prune=True)
-
-
-def damage_adapter(registry: sr.Registry, ref: str, tmp_path: Path) -> None:
-    with registry.context.reading() as session:
-        digest = version_of(session, ref).adapter_digest
-    path = tmp_path / "registry" / "objects" / digest[:2] / digest[2:]
-    path.chmod(0o600)
-    path.write_bytes(b"rotten")
-    registry.context.forget_decoded()
 
 
 def test_everything_behind_the_alias_is_there_as_export_writes_it(
@@ -220,6 +158,38 @@ def test_what_cannot_be_exported_is_reported_and_its_last_version_served_on(
     assert served(root)[failed.name] == f"{SPACE}/cola@v1"
 
 
+def test_a_renamed_task_is_served_on_where_its_next_version_cannot_be(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    registry.sync(root)
+    name = directory_of(root, f"{SPACE}/cola@v1").name
+    damage_adapter(registry, "cola@v2", tmp_path)
+    registry.rename("cola", "grammar")
+    registry.set_alias("grammar@v2", "prod")
+    assert registry.sync(root).failed == 1
+    assert served(root)[name] == f"{SPACE}/grammar@v1"
+    (listed,) = (each for each in index(root)["adapters"] if each["name"] == name)
+    assert listed["task"] == "grammar"
+
+
+def test_a_damaged_space_is_served_on_and_stops_no_other(
+    registry: sr.Registry, root: Path, tmp_path: Path
+) -> None:
+    other = write_adapter(tmp_path / "other", seed=7, base="org/other")
+    registry.create_space("other", base_model="org/other")
+    registry.commit(other, task="ner", space="other")
+    registry.set_alias("other/ner", "prod")
+    registry.sync(root)
+    registry.set_alias(f"{SPACE}/cola@v2", "prod")
+    damage_last_record(tmp_path / "registry", "other")
+    with sr.Registry.open(tmp_path / "registry", mode="r") as reader:
+        report = reader.sync(root)
+    (failed,) = (task for task in report.tasks if task.status is SyncStatus.FAILED)
+    assert (failed.ref, report.written, report.unchanged) == ("other/ner@v1", 1, 2)
+    assert failed.name is not None
+    assert {f"{SPACE}/cola@v2", "other/ner@v1"} <= {*served(root).values()}
+
+
 class _Unreadable(System):
     """A medium on which one file cannot be read for now."""
 
@@ -289,6 +259,20 @@ def test_an_alias_that_no_task_has_retires_nothing(registry: sr.Registry, root: 
     assert len(served(root)) == 3
 
 
+def test_an_alias_that_is_taken_from_all_tasks_ends_what_it_served(
+    registry: sr.Registry, root: Path
+) -> None:
+    registry.sync(root)
+    names = {*served(root)}
+    for task in TASKS:
+        registry.remove_alias(task, "prod")
+    report = registry.sync(root)
+    assert (report.tasks, {*report.retired}, served(root)) == ((), names, {})
+    assert report.remarks == ("no task has the alias 'prod' any more.",)
+    registry.set_alias("cola@v1", "prod")
+    assert registry.sync(root).unchanged == 1
+
+
 def test_a_directory_of_another_alias_or_registry_is_refused(
     registry: sr.Registry, root: Path
 ) -> None:
@@ -311,82 +295,3 @@ def test_the_base_model_is_what_the_server_calls_it(registry: sr.Registry, root:
     assert directory.name != before.name
     assert new == {**old, "base_model_name_or_path": "/models/tiny"}
     assert list(new) == list(old)
-
-
-def test_a_run_killed_anywhere_leaves_only_whole_directories(
-    registry: sr.Registry, root: Path, tmp_path: Path
-) -> None:
-    registry.sync(root)
-    expected = tree(root)
-    for point in ("export.half", "export.swap", "index.half", "index.postfsync"):
-        place = tmp_path / f"killed-{point}"
-        hook = kill_at(point, 2 if point.startswith("export") else 1)
-        killed = fork(partial(run_elsewhere, tmp_path / "registry", place, hook))
-        assert wait_for(killed) == -9
-        assert not (place / "index.json").exists()
-        whole = [path for path in place.iterdir() if not path.name.startswith(".")]
-        assert all(files(path) == files(root / path.name) for path in whole)
-        run_elsewhere(tmp_path / "registry", place)
-        assert {n: c for n, c in tree(place).items() if not n.startswith(".")} == expected
-
-
-def test_hosts_that_sync_at_once_end_with_one_tree(
-    registry: sr.Registry, root: Path, tmp_path: Path
-) -> None:
-    alone = tmp_path / "alone"
-    registry.sync(alone)
-    registry.set_alias("cola@v2", "prod")
-    registry.sync(alone)
-
-    def host() -> None:
-        while not (root.parent / "go").exists():
-            time.sleep(0.001)
-        run_elsewhere(tmp_path / "registry", root)
-
-    hosts = [fork(host) for _ in range(4)]
-    (root.parent / "go").touch()
-    # read all the while: what the index names is whole
-    deadline = time.monotonic() + 60
-    while not (root / "index.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    for _ in range(20):
-        assert len(served(root)) == 3
-    assert wait_for_all(hosts) == [0, 0, 0, 0]
-    assert served(root) == served(alone)
-    assert set(tree(root)) == {name for name in tree(alone) if "--cola--v1-" not in name}
-
-
-def test_an_alias_that_moves_while_the_index_is_written_is_followed(
-    registry: sr.Registry, root: Path, tmp_path: Path
-) -> None:
-    moved: list[str] = []
-
-    def hook(point: str) -> None:
-        if point == "index.postfsync" and not moved:
-            moved.append(point)
-            registry.set_alias("cola@v2", "prod")
-
-    run_elsewhere(tmp_path / "registry", root, hook)
-    assert f"{SPACE}/cola@v2" in served(root).values()
-
-
-@pytest.mark.parametrize("when", ["prune.unnamed", "prune.aside"])
-def test_a_directory_that_is_served_again_while_it_is_pruned_comes_back(
-    registry: sr.Registry, root: Path, tmp_path: Path, when: str
-) -> None:
-    registry.sync(root)
-    name = directory_of(root, f"{SPACE}/cola@v1").name
-    registry.set_alias("cola@v2", "prod")
-    registry.sync(root)
-    aged(root, days=9)
-    again: list[str] = []
-
-    def hook(point: str) -> None:
-        if point == when and not again:
-            again.append(point)
-            registry.set_alias("cola@v1", "prod")
-            registry.sync(root)
-
-    run_elsewhere(tmp_path / "registry", root, hook)
-    assert again
-    assert served(root)[name] == f"{SPACE}/cola@v1"

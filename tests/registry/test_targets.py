@@ -197,6 +197,21 @@ def test_for_llama_cpp_one_file_is_written_under_an_immutable_name(
     }
 
 
+def test_a_file_for_llama_cpp_is_made_anew_for_another_config_of_the_model(
+    language_model: sr.Registry, tmp_path: Path
+) -> None:
+    sync = partial(language_model.sync, tmp_path / "serve", target="llama.cpp")
+    (first,) = sync(base_config=tmp_path / "base").tasks
+    (same,) = sync(base_config=tmp_path / "base").tasks
+    (tmp_path / "llama").mkdir()
+    sizes = SIZES | {"architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "llama" / "config.json").write_text(json.dumps(sizes))
+    (other,) = sync(base_config=tmp_path / "llama").tasks
+    assert (same.status, same.name) == (SyncStatus.UNCHANGED, first.name)
+    assert other.status is SyncStatus.WRITTEN
+    assert other.digest != first.digest
+
+
 def test_a_file_for_llama_cpp_replaces_only_its_like(
     language_model: sr.Registry, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ from tests.serving.http_clients import (
     size_of,
     url_of,
 )
+from tests.ui.looking import damage_last_record
 
 
 def test_models_are_what_is_behind_the_alias(client: TestClient, http_registry: Path) -> None:
@@ -317,6 +318,21 @@ def test_an_alias_of_a_damaged_record_is_named(
     answer = client_of(stack, http_place, tmp_path / "cache").get("/v1/models").json()
     assert answer["unreadable"] == [f"{SPACE}/sst2@prod"]
     assert [model["id"] for model in answer["data"]] == [f"{SPACE}/cola@prod"]
+
+
+def test_a_damaged_space_takes_no_model_of_another_away(
+    stack: ExitStack, http_place: Path, tmp_path: Path
+) -> None:
+    with sr.Registry.open(http_place) as registry:
+        registry.create_space("other", base_model="org/other")
+        adapter = write_adapter(tmp_path / "ner", seed=7, base="org/other")
+        registry.commit(adapter, task="ner", space="other")
+        registry.set_alias("other/ner", "prod")
+        registry.tag("release", "other/@latest")
+    damage_last_record(http_place, "other")
+    answer = client_of(stack, http_place, tmp_path / "cache").get("/v1/models").json()
+    assert answer["unreadable"] == ["other/ner@prod"]
+    assert [model["id"] for model in answer["data"]] == [f"{SPACE}/cola@prod", f"{SPACE}/sst2@prod"]
 
 
 def test_a_registry_that_is_out_of_reach_is_said_to_be(

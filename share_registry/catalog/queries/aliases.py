@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
@@ -32,6 +32,12 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Vers
 from share_registry.values.references import Alias, AliasMove, Tag
 from share_registry.values.tasks import SpaceSummary
 
+_ALIASES: Final = (
+    select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
+    .select_from(AliasRow.table)
+    .join(TaskNameRow.table, names_task_of(AliasRow))
+    .join(CommitRow.table, is_commit_of(AliasRow, AliasRow.since))
+)
 # By alias and commit: the version that the alias then got, None where it was removed
 _Targets: TypeAlias = dict[tuple[str, int], Version | None]
 
@@ -112,17 +118,20 @@ def aliases(
         where, of_task = find_named_task(session, task, space=space)
     elif space is not None:
         where = space_of(session, space)
-    query = (
-        select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
-        .select_from(AliasRow.table)
-        .join(TaskNameRow.table, names_task_of(AliasRow))
-        .join(CommitRow.table, is_commit_of(AliasRow, AliasRow.since))
-        .where(as_of(session, where, at).within(AliasRow))
-    )
+    query = _ALIASES.where(as_of(session, where, at).within(AliasRow))
     if where is not None:
         query = query.where(AliasRow.space == where)
     if of_task is not None:
         query = query.where(AliasRow.task == of_task.task)
+    return _listed(session, query)
+
+
+def aliases_as_known(session: Session, name: str) -> list[Alias]:
+    """List the aliases of a name, of every space as the last commit that is known left it."""
+    return _listed(session, _ALIASES.where(AliasRow.name == name, AliasRow.until.is_(None)))
+
+
+def _listed(session: Session, query: Select[Any]) -> list[Alias]:
     return [
         Alias(
             name=row.name,
@@ -143,31 +152,26 @@ def claims_of_aliases(session: Session, named: Sequence[Alias]) -> list[list[Nam
     """
     by_space: dict[str, list[Alias]] = defaultdict(list)
     for alias in named:
-        by_space[_space_of(alias)].append(alias)
+        by_space[alias.space].append(alias)
     names, ids = {}, {}
     for space, its in by_space.items():
         names[space] = lookups.names_of_tasks(session, space, {alias.task for alias in its})
         ids[space] = lookups.commit_ids(session, space, {alias.number for alias in its})
     claims: list[list[NameClaim]] = []
     for alias in named:
-        space = _space_of(alias)
-        of_task = names[space].get(alias.task, [])
+        of_task = names[alias.space].get(alias.task, [])
         called = {naming.name for naming in of_task}
         claim = alias_claim(
-            space,
+            alias.space,
             alias.name,
-            task=alias.task,
+            task=of_task[-1].name if of_task else alias.task,
             version=alias.version,
             number=alias.number,
-            commit_id=ids[space].get(alias.number),
+            commit_id=ids[alias.space].get(alias.number),
             called=called,
         )
         claims.append([*(of_task if called != {alias.task} else ()), claim])
     return claims
-
-
-def _space_of(alias: Alias) -> SpaceName:
-    return SpaceName(alias.ref.partition("/")[0])
 
 
 def alias_history(

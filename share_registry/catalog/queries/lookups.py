@@ -134,21 +134,20 @@ def names_of_task(session: Session, space: str, task: str) -> list[NameClaim]:
 def names_of_tasks(
     session: Session, space: str, names: Collection[str]
 ) -> dict[str, list[NameClaim]]:
-    """Return `names_of_task` by the present names of tasks, in a few statements for all."""
-    present = select(TaskNameRow.task, TaskNameRow.name).where(
-        TaskNameRow.space == space, TaskNameRow.until.is_(None)
-    )
+    """Return `names_of_task` by names that tasks have or had, in a few statements for all."""
+    tasks_named = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space)
     tasks = {
-        task: name
+        name: task
         for piece in pieces(sorted(names))
-        for task, name in session.execute(present.where(TaskNameRow.name.in_(piece)))
+        for name, task in session.execute(tasks_named.where(TaskNameRow.name.in_(piece)))
     }
     query = _NAMINGS.where(TaskNameRow.space == space)
-    by_task: dict[str, list[Sequence[Any]]] = defaultdict(list)
-    for piece in pieces(sorted(tasks)):
+    by_task: dict[int, list[Sequence[Any]]] = defaultdict(list)
+    for piece in pieces(sorted(set(tasks.values()))):
         for row in session.execute(query.where(TaskNameRow.task.in_(piece))):
-            by_task[tasks[row.task]].append(row)
-    return {name: _name_claims(SpaceName(space), rows) for name, rows in by_task.items()}
+            by_task[row.task].append(row)
+    claims = {task: _name_claims(SpaceName(space), rows) for task, rows in by_task.items()}
+    return {name: claims[task] for name, task in tasks.items()}
 
 
 def _name_claims(space: SpaceName, rows: Iterable[Sequence[Any]]) -> list[NameClaim]:

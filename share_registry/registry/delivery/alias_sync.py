@@ -6,13 +6,22 @@ write the same directories, and whoever writes the index looks again whether the
 so and the directories are there, and goes on where not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
+from share_registry.catalog.queries.lookups import names_of_tasks
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ensure,
+)
+from share_registry.exchange.base_config import base_config_digest
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, alias_name, first_and_more
 from share_registry.parallel import MAX_THREADS, ahead
@@ -20,7 +29,13 @@ from share_registry.registry.arguments import Progress
 from share_registry.registry.checkout.checkout import base_label
 from share_registry.registry.checkout.version_export import ExportOptions
 from share_registry.registry.context import Context
-from share_registry.registry.delivery.alias_targets import AliasTarget, alias_targets, refs_behind
+from share_registry.registry.delivery.alias_targets import (
+    AliasTarget,
+    alias_targets,
+    live_refs,
+    unknown_spaces,
+    unknown_target,
+)
 from share_registry.registry.delivery.served_directory import remove_litter, take_away
 from share_registry.registry.delivery.served_index import (
     INDEX_FILE,
@@ -38,6 +53,10 @@ from share_registry.values.sync_reports import SyncReport
 _MOST_PASSES: Final = 5
 _DAY_S: Final = 86_400
 _HAND_OVER: Final = f"Give another directory, or remove its {INDEX_FILE} to hand it over."
+_RESTLESS: Final = (
+    "the alias or the index went on changing meanwhile, which another run with other options may "
+    "do: run sync again."
+)
 # What a directory without a target is for
 _ANY: Final = "any server"
 # Where reading waits for a service
@@ -67,22 +86,21 @@ def sync(
 
     Raises:
         InvalidInputError: the alias, the profile, the target or the label makes no sense.
-        NotFoundError: no task has the alias.
+        NotFoundError: no task has the alias, for which the directory is not kept so far.
         RefusedError: the directory is kept for another registry, alias, space or target.
         StoreError: the index cannot be written.
     """
     run = _begin(context, request, space)
-    targets = alias_targets(context, run.alias, space=space)
-    _check_one_model(run, targets)
-    context.outside.make_directory(run.root)
     remarks: list[str] = []
-    index = _bring_up(run, targets, _previous(run, remarks), progress)
-    for _ in range(_MOST_PASSES):
-        is_same = refs_behind(context, run.alias, space=space) == [each.ref for each in targets]
-        if is_same and _is_in_place(run, index):
-            break
-        targets = alias_targets(context, run.alias, space=space)
-        index = _bring_up(run, targets, _previous(run, remarks), progress)
+    targets, index = _pass(run, remarks, progress)
+    passes = 1
+    while not (is_done := _is_up_to_date(run, targets, index)) and passes < _MOST_PASSES:
+        targets, index = _pass(run, remarks, progress)
+        passes += 1
+    if not is_done:
+        remarks.append(_RESTLESS)
+    if not targets:
+        remarks.append(f"no task has the alias {run.alias!r} any more.")
     removed = _prune(run, index, request.grace_days * _DAY_S) if request.prune else ()
     return SyncReport(
         root=run.root,
@@ -93,6 +111,19 @@ def sync(
         removed=removed,
         remarks=tuple(dict.fromkeys(remarks)),
     )
+
+
+def _pass(
+    run: Upkeep, remarks: list[str], progress: Progress
+) -> tuple[Sequence[AliasTarget], ServedIndex]:
+    """Bring everything up once, and return what the alias stood for and the index of it."""
+    targets = _targets(run)
+    previous = _previous(run, remarks)
+    earlier = {} if previous is None else _by_task(run, previous)
+    targets = _with_unknown(run, targets, earlier)
+    _check_one_model(run, targets)
+    run.context.outside.make_directory(run.root)
+    return targets, _bring_up(run, targets, earlier, previous, progress)
 
 
 def _begin(context: Context, request: SyncRequest, space: str | None) -> Upkeep:
@@ -112,7 +143,49 @@ def _begin(context: Context, request: SyncRequest, space: str | None) -> Upkeep:
         options=options,
         note_of=lru_cache(_NOTES)(partial(read_note, context.store)),
         label_of=cache(partial(base_label, context)),
+        config_of=cache(
+            lambda label: base_config_digest(
+                options.base_config, label=label, outside=context.outside
+            )
+        ),
     )
+
+
+def _targets(run: Upkeep) -> list[AliasTarget]:
+    """Return what is behind the alias; nothing where it was taken from all tasks.
+
+    Raises NotFoundError where the directory is not kept for it.
+    """
+    try:
+        return alias_targets(run.context, run.alias, space=run.space)
+    except NotFoundError:
+        index = _index(run)
+        if index is None or index.alias != run.alias:
+            raise
+        return []
+
+
+def _with_unknown(
+    run: Upkeep,
+    targets: Sequence[AliasTarget],
+    earlier: Mapping[tuple[str, str], ServedAdapter],
+) -> list[AliasTarget]:
+    """Add what was served so far of spaces whose newest state is not known: it is served on."""
+    unknown = unknown_spaces(run.context)
+    standing = {(target.space, target.task) for target in targets}
+    lost = [
+        unknown_target(space, task, adapter.ref, unknown[SpaceName(space)])
+        for (space, task), adapter in earlier.items()
+        if space in unknown and (space, task) not in standing
+    ]
+    return sorted([*targets, *lost], key=lambda target: (target.space, target.task))
+
+
+def _index(run: Upkeep) -> ServedIndex | None:
+    try:
+        return read_index(run.root, run.context.outside)
+    except IntegrityError:
+        return None
 
 
 def _check_one_model(run: Upkeep, targets: Sequence[AliasTarget]) -> None:
@@ -165,12 +238,11 @@ def _previous(run: Upkeep, remarks: list[str]) -> ServedIndex | None:
 def _bring_up(
     run: Upkeep,
     targets: Sequence[AliasTarget],
+    earlier: Mapping[tuple[str, str], ServedAdapter],
     previous: ServedIndex | None,
     progress: Progress,
 ) -> ServedIndex:
     """Bring every directory up, then the index, and return it. Raises StoreError."""
-    served = () if previous is None else previous.adapters
-    earlier = {(each.space, each.task): each for each in served}
     adapters: list[ServedAdapter] = []
     serve = partial(serve_target, run, earlier)
     live = [target for target in targets if target.is_served]
@@ -188,6 +260,22 @@ def _bring_up(
     if index != previous:
         _write(run, index)
     return index
+
+
+def _by_task(run: Upkeep, index: ServedIndex) -> dict[tuple[str, str], ServedAdapter]:
+    """Return what an index says is served by space and present name of the task."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for each in index.adapters:
+        names[each.space].add(each.task)
+    present: dict[tuple[str, str], str] = {}
+    with run.context.reading() as session:
+        for space, tasks in names.items():
+            for task, namings in names_of_tasks(session, space, tasks).items():
+                present[space, task] = namings[-1].name
+    return {
+        (each.space, present.get((each.space, each.task), each.task)): each
+        for each in index.adapters
+    }
 
 
 def _threads(run: Upkeep, live: Sequence[AliasTarget]) -> int:
@@ -211,13 +299,19 @@ def _retired(
     )
 
 
-def _is_in_place(run: Upkeep, index: ServedIndex) -> bool:
-    """Tell whether nobody has written another index, or removed what this one names."""
+def _is_up_to_date(run: Upkeep, targets: Sequence[AliasTarget], index: ServedIndex) -> bool:
+    """Tell whether the registry and the directory are still what an index was written of."""
     try:
-        current = read_index(run.root, run.context.outside)
-    except IntegrityError:
-        return False
-    return current == index and all(
+        refs = live_refs(run.context, run.alias, space=run.space)
+    except NotFoundError:
+        refs = []
+    newest = [each.ref for each in targets if each.is_served and each.is_newest]
+    return refs == newest and _is_in_place(run, index)
+
+
+def _is_in_place(run: Upkeep, index: ServedIndex) -> bool:
+    """Tell whether the index is there still, and what it names."""
+    return _index(run) == index and all(
         run.context.outside.exists(run.root / each.name) for each in index.adapters
     )
 

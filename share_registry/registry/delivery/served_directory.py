@@ -82,8 +82,13 @@ def put(rebuilt: RebuiltFiles, root: Path, name: str, outside: Outside) -> SyncS
         # it is damaged, or another writer was faster
         if is_sound(target, rebuilt.digest, outside):
             return SyncStatus.UNCHANGED
+        kind = outside.kind(target)
+        if kind is None:
+            # another host removed it meanwhile
+            place(rebuilt.files, root, name, overwrite=False, outside=outside)
+            return SyncStatus.WRITTEN
         ensure(
-            outside.kind(target) is Kind.DIRECTORY,
+            kind is Kind.DIRECTORY,
             RefusedError(f"{target} is no directory.", hint="Move it away and run sync again."),
         )
         _mend(rebuilt.files, target, outside)
@@ -101,6 +106,8 @@ def take_away(root: Path, name: str, outside: Outside) -> bool:
         return False
     outside.at("prune.unnamed")
     aside = root / f".{name}.{outside.token()[:16]}.old"
+    # as old as it is, another host would take it for what a killed writer left
+    outside.touch(root / name)
     try:
         outside.replace(root / name, aside)
     except StoreError as error:

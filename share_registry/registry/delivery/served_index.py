@@ -41,6 +41,7 @@ class ServedAdapter(_Model):
         profile: The profile of the export.
         target: The server that it was made for; None for any.
         base_model: What its config names as base model in place of what it named.
+        base_config: sha256 of the base model's config.json that a GGUF was made with.
         size_bytes: Bytes of its files.
     """
 
@@ -56,6 +57,7 @@ class ServedAdapter(_Model):
     profile: Literal["native", "portable", "gguf", "diffusers"]
     target: str | None = None
     base_model: str | None
+    base_config: _Digest | None = None
     size_bytes: int = Field(ge=0)
 
 

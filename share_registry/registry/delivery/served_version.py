@@ -36,6 +36,8 @@ class Upkeep:
         options: In which form they are exported.
         note_of: Reads a note by its digest.
         label_of: Reads the label of a space's base model.
+        config_of: Returns the digest of the config.json of a label's base model, which a GGUF
+            depends on.
         sound: Digests by name of the directories that this run has read or written whole.
         synced: What it did, by the version that the alias stood for.
     """
@@ -47,6 +49,7 @@ class Upkeep:
     options: ExportOptions
     note_of: Callable[[Digest | None], Note | None]
     label_of: Callable[[SpaceName], str]
+    config_of: Callable[[str], Digest]
     sound: dict[str, Digest] = field(default_factory=dict)
     synced: dict[str, SyncedTask] = field(default_factory=dict)
 
@@ -71,7 +74,7 @@ def serve_target(
             adapter, status = _put(run, target.row, rebuilt)
             notes = rebuilt.notes
     except ShareRegistryError as error:
-        kept = _kept(run, before)
+        kept = _kept(run, before, target)
         _record(run, target, kept, SyncStatus.FAILED, error=error)
         return kept
     adapter = adapter.model_copy(update={"task": target.task, "ref": target.ref})
@@ -82,11 +85,16 @@ def serve_target(
 def _is_of(adapter: ServedAdapter, row: TaskVersion, run: Upkeep) -> bool:
     """Tell whether a directory was made from a version in the way that is asked for."""
     options = run.options
-    asked = (row.commit_id, row.version, options.target, options.base_model)
-    if (adapter.commit, adapter.version, adapter.target, adapter.base_model) != asked:
+    is_same_version = (adapter.commit, adapter.version) == (row.commit_id, row.version)
+    recipe = (adapter.target, adapter.base_model, adapter.base_config)
+    if not is_same_version or recipe != (options.target, options.base_model, _config(run, row)):
         return False
     is_free = options.profile is None and options.target is not None
     return is_free or adapter.profile == (options.profile or "native")
+
+
+def _config(run: Upkeep, row: TaskVersion) -> Digest | None:
+    return run.config_of(run.label_of(row.space)) if run.options.is_gguf else None
 
 
 def _stands(run: Upkeep, adapter: ServedAdapter) -> bool:
@@ -125,15 +133,18 @@ def _put(run: Upkeep, row: TaskVersion, rebuilt: RebuiltFiles) -> tuple[ServedAd
         profile=rebuilt.profile,
         target=run.options.target,
         base_model=run.options.base_model,
+        base_config=_config(run, row),
         size_bytes=sum(map(len, rebuilt.files.values())),
     )
     return adapter, status
 
 
-def _kept(run: Upkeep, before: ServedAdapter | None) -> ServedAdapter | None:
+def _kept(run: Upkeep, before: ServedAdapter | None, target: AliasTarget) -> ServedAdapter | None:
     """Return what was served before, put right where it is damaged; None where that fails."""
     if before is None:
         return None
+    ref = f"{target.space}/{target.task}@v{before.version}"
+    before = before.model_copy(update={"task": target.task, "ref": ref})
     try:
         if _stands(run, before):
             return before
