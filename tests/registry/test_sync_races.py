@@ -154,7 +154,7 @@ def test_what_is_pruned_is_not_taken_for_what_a_killed_writer_left(
 ) -> None:
     registry.sync(root)
     directory = directory_of(root, f"{SPACE}/cola@v1")
-    os.utime(directory, (0, 0))
+    os.utime(directory, (1e9, 1e9))
     registry.set_alias("cola@v2", "prod")
     registry.sync(root)
     aged(root, days=9)

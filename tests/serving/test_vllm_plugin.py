@@ -296,6 +296,28 @@ def test_a_mark_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
     pytest.fail("what is held looks as if nobody had used it")
 
 
+def test_what_is_put_aside_is_not_taken_for_what_a_killed_replica_left(tmp_path: Path) -> None:
+    name = f"s--t--v1-{'0' * 12}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_bytes(b"x")
+
+    class Starting(Outside):
+        """Another replica starts, and a third is given the directory, as it is put aside."""
+
+        @override
+        def replace(self, source: Path, target: Path) -> None:
+            super().replace(source, target)
+            AdapterCache(tmp_path, limit_bytes=1 << 20, keep_s=0, outside=Outside())
+            os.utime(tmp_path / ".used" / name)
+
+    cache = AdapterCache(tmp_path, limit_bytes=1, keep_s=0, outside=Starting())
+    cache._mark(name)
+    for path in (tmp_path / name, tmp_path / ".used" / name):
+        os.utime(path, (1e9, 1e9))
+    assert not cache._remove(name, cache._used_s(name))
+    assert (tmp_path / name / "file").read_bytes() == b"x"
+
+
 def test_many_threads_that_ask_for_more_than_fits_get_no_wrong_bytes(
     server: pytest.MonkeyPatch, place: Path, cache: Path
 ) -> None:
