@@ -13,6 +13,7 @@ from share_registry.names import SpaceName, TaskName, parse_reference
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.values.commits import Commit
 from share_registry.values.past_versions import Chronicle
+from share_registry.values.references import Tag
 from share_registry.values.tasks import SpaceSummary, Task
 
 
@@ -84,6 +85,18 @@ def known_spaces(context: Context) -> KnownSpaces:
             unknown=lookups.unknown_newest(session),
             versions=task_histories.version_counts(session),
         )
+
+
+def known_tags(context: Context, space: SpaceName | None) -> list[Tag]:
+    """Return the tags of a space, or of all whose newest state is known; as `Registry.tags`."""
+    with context.reading() as session:
+        if space is not None:
+            return aliases.tags(session, space=space)
+        unknown = lookups.unknown_newest(session)
+        if not unknown:
+            return aliases.tags(session)
+        names = [name for name in lookups.space_names(session) if name not in unknown]
+        return [tag for name in names for tag in aliases.tags(session, space=name)]
 
 
 def task_page(context: Context, query: TaskQuery, *, last: int) -> TaskPage:

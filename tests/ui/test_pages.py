@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 import share_registry as sr
 from share_registry.catalog.queries.resolution import version_of
+from share_registry.catalog.tables import VersionRow
 from share_registry.registry.audit.retention import retention
 from share_registry.ui.safe_headers import POLICY
 from share_registry.ui.views import computed
@@ -367,6 +368,23 @@ def test_a_damaged_space_costs_its_own_pages_alone(story: Path, tmp_path: Path) 
         assert client.get(f"/tasks/{SPACE}/cola@prod").status_code == 500
         said = client.get("/v1/spaces").json()
         assert (said["error"], f"of space {SPACE}" in said["message"]) == ("IntegrityError", True)
+
+
+def test_tags_to_look_back_to_are_listed_without_those_of_a_damaged_space_or_a_count(
+    story: Path, tmp_path: Path
+) -> None:
+    with looking_at(story) as client, counting_statements() as statements:
+        links = Document(client.get("/live").text).links
+    assert f"/live?at=rc&space={SPACE}" in links
+    assert [text for text in statements if VersionRow.table.name in text] == []
+    place = Path(shutil.copytree(story, tmp_path / "registry"))
+    with sr.Registry.open(place) as registry:
+        registry.space("other").tag("begin", "@c1")
+    damage_last_record(place, "other")
+    with looking_at(place) as client:
+        assert [link for link in Document(client.get("/live").text).links if "?at" in link] == [
+            f"/live?at=rc&space={SPACE}"
+        ]
 
 
 def test_what_is_said_of_damage_names_no_place_of_the_machine(story: Path, tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ from typing import Final
 
 from starlette.requests import Request
 
-from share_registry.registry.browsing import known_spaces, lines_of_tasks
+from share_registry.registry.browsing import known_tags, lines_of_tasks
 from share_registry.registry.registry import Registry
 from share_registry.ui.addresses import space_path, with_query
 from share_registry.ui.views.page import Page, Site, asked_for, labels_of, text_of
 from share_registry.values.commits import KINDS
-from share_registry.values.references import Tag
 from share_registry.values.tasks import Task
 
 _COMMITS: Final = 50
@@ -106,7 +105,7 @@ def show_live(site: Site, request: Request) -> Page:
             "space": space,
             "after": after,
             "spaces": site.space_names(),
-            "tags": _tags(scope) if at is None else [],
+            "tags": known_tags(scope.context, scope.scope) if at is None else [],
             "tasks": tasks,
             "now": _newest(site.registry, tasks),
             "more": more,
@@ -131,16 +130,6 @@ def show_changes(site: Site, request: Request) -> Page:
             "most": _CHANGES,
         },
     )
-
-
-def _tags(registry: Registry) -> Sequence[Tag]:
-    """Return the tags of a scope; of those of all spaces, where some are damaged, of the others."""
-    summaries = known_spaces(registry.context)
-    is_partial = registry.scope is None and summaries.unknown
-    scopes = (
-        [registry.space(space.name) for space in summaries.spaces] if is_partial else [registry]
-    )
-    return [tag for scope in scopes for tag in scope.tags()]
 
 
 def _newest(registry: Registry, tasks: Sequence[Task]) -> Mapping[tuple[str, str], Task]:
