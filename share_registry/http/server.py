@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.http.application import Service, application
+from share_registry.http.connections import WatchedConnection
 from share_registry.http.gate import check_token
 from share_registry.http.releases import Releases
 from share_registry.kinds import FilePath
@@ -89,23 +90,27 @@ def run_server(request: ServeRequest, *, outside: Outside, tell: Callable[[str],
 def run_application(app: ASGIApp, request: ServeRequest, *, tell: Callable[[str], object]) -> None:
     """Answer requests with an application. Arguments and errors as of `run_server`."""
     with closing(listen(request.host, request.port)) as listener:
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_graceful_shutdown=_ENDING_S,
-        )
         host = f"[{request.host}]" if ":" in request.host else request.host
         tell(f"serving at http://{host}:{port_of(listener)}; Ctrl-C ends it")
         # the server repeats the signal that ended it
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(app)).run(sockets=[listener])
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """Return how an application is served: to so many connections, and none that is idle."""
+    return uvicorn.Config(
+        app,
+        http=WatchedConnection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=_ENDING_S,
+    )
 
 
 @contextmanager
