@@ -34,6 +34,7 @@ _SPREAD: Final = "spread"
 # Rows of float16 have the length 1 up to the rounding of each number
 _ROUNDED: Final = 1e-2
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
+BEGINNING: Final = 64
 MAKE_ANEW: Final = "Make it again with Registry.routing_index(...).save(path)."
 
 
@@ -64,6 +65,11 @@ def write_table(table: RoutingTable) -> bytes:
         ),
     )
     return content
+
+
+def begins_index(beginning: bytes) -> bool:
+    """Tell whether a file begins as `write_table` writes, by its first `BEGINNING` bytes."""
+    return f'{{"__metadata__":{{"{_ENTRY}":'.encode() in beginning
 
 
 def read_table(content: bytes, *, subject: str) -> RoutingTable:

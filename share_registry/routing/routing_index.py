@@ -20,10 +20,10 @@ from typing_extensions import override
 
 from share_registry import kinds
 from share_registry.algebra.threads import one_thread
-from share_registry.errors import IntegrityError, InvalidInputError, ensure
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
 from share_registry.kinds import FilePath, shown, wrong_kind
 from share_registry.look.units import count, size
-from share_registry.outside.files import Outside
+from share_registry.outside.files import Kind, Outside
 from share_registry.routing import routing_file
 from share_registry.routing.observation import observe
 from share_registry.routing.routing_table import RoutingTable
@@ -98,15 +98,23 @@ class RoutingIndex(Shown):
 
     @kinds.takes(path=kinds.path)
     def save(self, path: FilePath) -> Path:
-        """Write the index as one safetensors file, atomically, over an earlier one.
+        """Write the index as one safetensors file, atomically, over an earlier index alone.
 
         Raises:
-            RefusedError: it would be larger than `load` reads.
+            RefusedError: it would be larger than `load` reads, or something else is there.
             StoreError: the disk refuses.
         """
         outside = Outside()
         place = outside.absolute(Path(path))
-        outside.rewrite(place, routing_file.write_table(self.table))
+        content = routing_file.write_table(self.table)
+        ensure(
+            not outside.exists(place) or _is_index(place, outside),
+            RefusedError(
+                f"{place} is there and is no routing index, so it is not overwritten.",
+                hint="Give another file.",
+            ),
+        )
+        outside.rewrite(place, content)
         return place
 
     def observe(self, model: Any, **inputs: Any) -> list[dict[str, Tensor]]:
@@ -292,3 +300,10 @@ def _listed(examples: Any) -> Iterable[Any]:
         raise wrong_kind("examples", examples, "a list of activations", _HINT)
     several: Iterable[Any] = examples
     return several
+
+
+def _is_index(path: Path, outside: Outside) -> bool:
+    if outside.kind(path) is not Kind.FILE:
+        return False
+    beginning = outside.read_beginning(path, size=routing_file.BEGINNING)
+    return routing_file.begins_index(beginning)

@@ -131,12 +131,30 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_whatever_bytes_change_it_loads_or_an_error_of_the_family_says_why(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "changed"
-    index_of([draw_task(n, 2) for n in range(2)]).save(path)
-    content = bytearray(path.read_bytes())
+    whole, path = (tmp_path_factory.getbasetemp() / name for name in ("whole", "changed"))
+    index_of([draw_task(n, 2) for n in range(2)]).save(whole)
+    content = bytearray(whole.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, min(len(content), 900) - 1))
         content[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     path.write_bytes(content)
     with suppress(sr.ShareRegistryError):
         sr.RoutingIndex.load(path).route({MODULES[0]: torch.ones(WIDTH)})
+
+
+def test_nothing_but_an_earlier_index_is_replaced(tmp_path: Path) -> None:
+    index = index_of([draw_task(n, 2) for n in range(2)])
+    place = index.save(tmp_path / "index.safetensors")
+    index_of([draw_task(n, 3) for n in range(2)]).save(place)
+    index.save(place)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file({"base_model.model.q.lora_A.weight": torch.zeros(2, 4)}, weights)
+    for path in (weights, tmp_path / "empty", tmp_path / "folder"):
+        if path.name == "empty":
+            path.touch()
+        if path.name == "folder":
+            path.mkdir()
+        before = path.read_bytes() if path.is_file() else None
+        with pytest.raises(sr.RefusedError, match="is there and is no routing index"):
+            index.save(path)
+        assert before == (path.read_bytes() if path.is_file() else None)
