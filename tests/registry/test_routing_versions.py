@@ -113,7 +113,6 @@ def test_the_command_writes_the_file_and_says_what_is_in_it(
     registry.close()
     run = Runner(tmp_path / "registry", capsys)
     path = tmp_path / "routes.safetensors"
-    path.write_bytes(b"an earlier one")
     options = ("--alias", "prod", "--modules", ".*0.*", "--max-rank", "3")
     said = run("routing-index", path, *options, "--json").json
     assert said == {
