@@ -113,14 +113,17 @@ def relative_changes(
 ) -> tuple[float, dict[str, float]]:
     """Return the change of all modules pooled, as `relative_change`, and that of each by name.
 
-    Of a module that only the first has it is 1, of one that only the second has infinity; of one
-    that has another shape, that of the shape that it has in the second.
+    Of a module whose factors and scale are the same numbers it is exactly 0; of one that only the
+    first has 1, of one that only the second has infinity; of one that has another shape, that of
+    the shape that it has in the second.
     """
     scratch = Scratch()
     old, new = ({pair.key: pair for pair in pairs} for pairs in (before, after))
     changes = {}
     for key in dict.fromkeys((*old, *new)):
-        if key in old and key in new:
+        if key in old and key in new and _is_same(new[key], old[key]):
+            changes[key] = Comparison(wrong=0.0, square=_squares([old[key]]))
+        elif key in old and key in new:
             changes[key] = compare(new[key], old[key], scratch)[0]
         elif key in old:
             gone = _squares([old[key]])
@@ -129,6 +132,10 @@ def relative_changes(
             changes[key] = Comparison(wrong=_squares([new[key]]), square=0.0)
     pooled, each = pool([*changes.values()])
     return pooled, {key[0]: change for key, change in zip(changes, each, strict=True)}
+
+
+def _is_same(new: FactorPair, old: FactorPair) -> bool:
+    return new.scale == old.scale and torch.equal(new.a, old.a) and torch.equal(new.b, old.b)
 
 
 def grams_of(pair: FactorPair, scratch: Scratch) -> Grams:

@@ -151,3 +151,15 @@ def test_what_is_shown_says_old_and_new_versions_moves_and_authors(space: sr.Reg
     assert "prod v1 -> v3" in text
     assert "bob, eve, ada" in text
     assert text.splitlines()[-1] == "1 task is as before"
+
+
+def test_a_version_that_repeats_another_differs_in_nothing(
+    registry: sr.Registry, folders: dict[str, Path]
+) -> None:
+    (task, folder), (_, other), *_ = sorted(folders.items())
+    registry.commit(folder, task=task)
+    registry.commit(other, task=task)
+    registry.restore(f"{task}@v1")
+    (same,) = registry.diff(f"{task}@v1", f"{task}@v3").tasks
+    assert (same.status, same.change, {*same.modules.values()}) == ("same", 0.0, {0.0})
+    assert registry.diff(f"{task}@v2", f"{task}@v3").differs
