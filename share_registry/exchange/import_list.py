@@ -2,15 +2,17 @@
 
 Below a directory every folder with an `adapter_config.json` is an adapter, and so is what another
 program wrote, by its content (`importers.search`). Its task has the name of its folder or file or,
-where that says nothing (`checkpoint-500`, `final`), of the nearest folder above it that does; two
-adapters of one name are refused, as which of them is the later version is not known. A list says
-it: one row an adapter, in the order of their versions.
+where that says nothing (`checkpoint-500`, `final`), of the nearest folder above it that does. Of
+several of one name, those in folders `v1`, `v2`, ... are its versions in that order; others are
+refused, as which of them is the later version is not known. A list says it: one row an adapter, in
+the order of their versions.
 """
 
 import csv
 import io
 import os
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +39,7 @@ _COLUMNS: Final = (
         "format",
     ),
 )
+_VERSION: Final = re.compile(r"v([1-9][0-9]{0,8})", re.IGNORECASE)
 _NAME_IT: Final = "Name its task in a list: from_file=."
 # Columns of one label or metric: label.team, metric.accuracy
 _NAMED: Final = {"label": "labels", "metric": "metrics"}
@@ -107,11 +110,32 @@ def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcom
         for place, name in names.items()
         if times[name] > 1 and place.part is None and outside.kind(Path(place)) is Kind.FILE
     }
-    times = Counter(name for place, name in names.items() if place not in refused)
+    usable = {place: name for place, name in names.items() if place not in refused}
+    times, versions = Counter(usable.values()), _versions_of(usable)
+    first = {name: number for number, name in reversed([*enumerate(names.values())])}
+    in_order = sorted(names, key=lambda place: (first[names[place]], versions.get(place, 0)))
     return [
-        _refused(place, refused[place]) if place in refused else _named(place, name, times[name])
-        for place, name in names.items()
+        _refused(place, refused[place])
+        if place in refused
+        else _named(place, names[place], 1 if place in versions else times[names[place]])
+        for place in in_order
     ]
+
+
+def _versions_of(names: Mapping[SourcePlace, str | RefusedError]) -> dict[SourcePlace, int]:
+    """Return the numbers of the folders `v1`, `v2`, ... of one task that are side by side."""
+    series: dict[str | RefusedError, dict[SourcePlace, int]] = defaultdict(dict)
+    for place, name in names.items():
+        number = _VERSION.fullmatch(Path(place).name) if place.part is None else None
+        if number:
+            series[name][place] = int(number[1])
+    return {
+        place: number
+        for numbers in series.values()
+        if len({Path(place).parent for place in numbers}) == 1
+        and len({*numbers.values()}) == len(numbers)
+        for place, number in numbers.items()
+    }
 
 
 def read_list(path: Path, *, outside: Outside) -> list[ImportSource]:

@@ -61,6 +61,32 @@ def test_checkpoints_of_one_run_are_not_guessed_to_be_versions(tmp_path: Path) -
     assert _tasks(root) == {"sst2": "sst2"}
 
 
+def test_folders_called_after_versions_are_versions_in_their_order(tmp_path: Path) -> None:
+    numbers = (1, 2, 9, 10)
+    root = _adapters(
+        tmp_path / "runs",
+        *(f"cola/v{number}" for number in numbers),
+        "cola/s42",
+        "a/mrpc/v1",
+        "b/mrpc/v1",
+        "sst2",
+        "wnli/V2",
+    )
+    items = expand(root, outside=OUTSIDE)
+    named = [item for item in items if isinstance(item, ImportSource)]
+    assert [(item.task, Path(item.adapter).relative_to(root).as_posix()) for item in named] == [
+        *(("cola", f"cola/v{number}") for number in numbers),
+        ("sst2", "sst2"),
+        ("wnli", "wnli/V2"),
+    ]
+    # which seed comes first, and which of two folders, is not known
+    assert sorted(
+        Path(item.source).relative_to(root).as_posix()
+        for item in items
+        if isinstance(item, ImportOutcome)
+    ) == ["a/mrpc/v1", "b/mrpc/v1", "cola/s42"]
+
+
 def test_an_adapter_without_a_name_is_refused_and_told_of_the_list(tmp_path: Path) -> None:
     root = _adapters(tmp_path / "runs", "final", "checkpoint-3")
     outcomes = expand(root, outside=OUTSIDE)
