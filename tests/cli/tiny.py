@@ -13,12 +13,23 @@ WIDTH: Final = 32
 RANK: Final = 4
 
 
-def write_adapter(directory: Path, *, seed: int, near: int | None = None, base: str = BASE) -> Path:
-    """Write an adapter; with `near`, one that differs little from that of another seed."""
+def write_adapter(
+    directory: Path,
+    *,
+    seed: int,
+    near: int | None = None,
+    base: str = BASE,
+    layers: str = "encoder.layer",
+) -> Path:
+    """Write an adapter; with `near`, one that differs little from that of another seed.
+
+    `layers`: where its layers are; servers know an encoder by that.
+    """
     directory.mkdir(parents=True)
-    save_file(
-        _tensors(seed, near), directory / "adapter_model.safetensors", metadata={"format": "pt"}
-    )
+    tensors = {
+        name.replace("encoder.layer", layers): value for name, value in _tensors(seed, near).items()
+    }
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,

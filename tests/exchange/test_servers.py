@@ -24,7 +24,11 @@ SCALE = "OpenVINO GenAI: reads the tensor file alone: without a word it leaves o
 EXPECTED: dict[str, tuple[str, ...]] = {
     "plain": (f"{SCALE} which has to be given as alpha=1.5.",),
     "gaussian": (f"{SCALE} which has to be given as alpha=1.5.",),
-    "bert": ("SGLang: drops factor pairs outside layers.N",),
+    "bert": (
+        "SGLang: refuses target_modules dense, query, value",
+        "LoRAX, TGI: take no adapters of encoders such as BERT",
+        "OpenVINO GenAI: takes adapters in pipelines that generate alone",
+    ),
     "rslora": ("SGLang: ignores use_rslora", "llama.cpp: ignores use_rslora"),
     "rank_pattern": (
         f"{SCALE} which differs from module to module",
@@ -64,14 +68,24 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "OpenVINO GenAI: ignores 4",
         "ONNX Runtime GenAI: leaves out lora_bias",
     ),
-    "bias_all": ("vLLM: refuses bias='all'", "llama.cpp: refuses 18 tensors"),
+    "bias_all": (
+        "vLLM: refuses bias='all'",
+        "SGLang: refuses target_modules query, value",
+        "LoRAX, TGI: take no adapters of encoders such as BERT",
+        "llama.cpp: refuses 18 tensors",
+    ),
     "modules_to_save": (
         "vLLM: refuses modules_to_save lm_head",
         "SGLang: ignores",
         "LoRAX, TGI: ignore 1",
         "llama.cpp: refuses 1",
     ),
-    "classifier": ("SGLang: ignores", "LoRAX, TGI: ignore 1", "llama.cpp: refuses 1"),
+    "classifier": (
+        "SGLang: ignores",
+        "LoRAX, TGI: ignore 1",
+        "llama.cpp: refuses 1",
+        "OpenVINO GenAI: takes adapters in pipelines that generate alone",
+    ),
     "trainable_tokens": (
         "vLLM: refuses trainable_token_indices",
         "vLLM: refuses 1 tensor,",
@@ -95,11 +109,14 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "tied": ("ONNX Runtime GenAI: fails on factors of lm_head", "OpenVINO GenAI: ignores 4"),
     "gpt2": (
-        "SGLang: drops factor pairs outside layers.N",
+        "vLLM: takes no LoRA of models with Conv1D modules (fan_in_fan_out), such as GPT-2",
+        "SGLang: refuses target_modules c_attn, c_proj",
+        "LoRAX, TGI: TGI drops modules in transformer.h",
         "llama.cpp: reads Conv1D modules (fan_in_fan_out) transposed",
     ),
     "gpt2_embedding": (
         "vLLM: refuses embedding factors but for some models",
+        "SGLang: refuses target_modules c_attn, wte",
         "LoRAX, TGI: leave out embedding factors",
         "llama.cpp: does not serve embedding factors of models with tied embeddings",
         "OpenVINO GenAI: leaves out embedding factors",
@@ -110,6 +127,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "vLLM: drops fused experts of Mixtral without a word",
         "SGLang: refuses q_proj without v_proj",
         "SGLang: the first request for it ends the server: fused experts",
+        "LoRAX, TGI: leave out experts",
         "llama.cpp: its converter fails on fused experts",
         "OpenVINO GenAI: fails on fused experts",
         "ONNX Runtime GenAI: leaves out the experts",
@@ -261,9 +279,43 @@ def test_all_linear_is_no_expression_and_a_head_no_stranger_for_sglang() -> None
     adapter = small_adapter("layers.0.o_proj", target_modules="all-linear")
     assert notes_of(adapter, "SGLang") == []
     assert notes_of(small_adapter("lm_head"), "SGLang") == []
-    assert notes_of(small_adapter("score"), "SGLang") == [
+    assert notes_of(small_adapter("score", target_modules="all-linear"), "SGLang") == [
         "drops factor pairs outside layers.N (1, such as score) without a word"
     ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (["self_attn.o_proj", "q_a_proj", "indexer.wq_b", "in_proj_qkvz", "word_embeddings"], []),
+        (["o_proj", "h.0.c_attn", "score"], ["refuses target_modules c_attn, score"]),
+    ],
+)
+def test_modules_that_sglang_has_no_buffers_for_are_refused(
+    targets: list[str], expected: list[str]
+) -> None:
+    assert notes_of(small_adapter("layers.0.o_proj", target_modules=targets), "SGLang") == expected
+
+
+ENCODERS = (
+    "take no adapters of encoders such as BERT (of XLM-RoBERTa, paths have to begin with roberta.)"
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("encoder.layer", [ENCODERS]),
+        ("bert.encoder.layer", [ENCODERS]),
+        ("distilbert.transformer.layer", [ENCODERS]),
+        ("roberta.encoder.layer", []),
+        ("vision_model.encoder.layers", []),
+        ("transformer.h", ["TGI drops modules in transformer.h without a word"]),
+    ],
+)
+def test_lorax_and_tgi_read_adapters_of_some_models_alone(place: str, expected: list[str]) -> None:
+    adapter = small_adapter(*(f"{place}.{layer}.query" for layer in (0, 1)))
+    assert notes_of(adapter, "LoRAX, TGI") == expected
 
 
 def test_side_files_that_sglang_reads_are_named() -> None:
@@ -293,6 +345,7 @@ def test_what_vllm_does_with_fused_experts_depends_on_the_base_model(
     assert note.startswith(expected)
 
 
+LEFT_OUT_BY_LORAX = "LoRAX, TGI: leave out experts without a word."
 LEFT_OUT = (
     "OpenVINO GenAI: leaves out experts that have a pair each without a word.",
     "ONNX Runtime GenAI: leaves out the experts without a word.",
@@ -310,12 +363,15 @@ def test_experts_that_lack_gate_up_or_down_are_named() -> None:
     assert lint(experts("gate_proj", "down_proj")) == (
         "PEFT: with transformers 5, refuses experts that lack one of gate and up.",
         "vLLM: fails on experts that lack one of gate, up and down.",
+        LEFT_OUT_BY_LORAX,
         "llama.cpp: its converter fails on experts that lack one of gate, up and down.",
         *LEFT_OUT,
     )
-    assert lint(experts("gate_proj", "up_proj", "down_proj")) == LEFT_OUT
+    complete = lint(experts("gate_proj", "up_proj", "down_proj"))
+    assert complete == (LEFT_OUT_BY_LORAX, *LEFT_OUT)
     assert lint(experts("w1", "w2", "w3")) == (
         "SGLang: refuses target_modules w1, w2, w3.",
+        LEFT_OUT_BY_LORAX,
         *LEFT_OUT,
     )
 

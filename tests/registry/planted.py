@@ -20,10 +20,12 @@ def write_planted(
     shared: int = 6,
     noise: float = 0.02,
     seed: int = 0,
+    module: str = "proj",
 ) -> dict[str, Path]:
     """Write adapters `t00`, `t01`, ... and return their directories by name.
 
-    `shared` 0: they have nothing in common.
+    `shared` 0: they have nothing in common. `module`: what each layer's one is called; servers
+    know by name which they adapt.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -35,18 +37,20 @@ def write_planted(
     for number in range(count):
         tensors = {}
         for index, (base_a, base_b) in enumerate(bases):
-            key = f"base_model.model.layers.{index}.proj"
+            key = f"base_model.model.layers.{index}.{module}"
             for side, base in (("A", base_a), ("B", base_b)):
                 mixed = normal(rank, shared) @ base if shared else normal(rank, width)
                 rows = mixed + noise * mixed.square().mean().sqrt() * normal(rank, width)
                 tensors[f"{key}.lora_{side}.weight"] = (
                     rows if side == "A" else rows.T
                 ).float().contiguous() * 0.1
-        folders[f"t{number:02d}"] = write(root / f"t{number:02d}", tensors, rank)
+        folders[f"t{number:02d}"] = write(root / f"t{number:02d}", tensors, rank, module)
     return folders
 
 
-def write(directory: Path, tensors: Mapping[str, torch.Tensor], rank: int) -> Path:
+def write(
+    directory: Path, tensors: Mapping[str, torch.Tensor], rank: int, module: str = "proj"
+) -> Path:
     """Write one PEFT directory."""
     directory.mkdir(parents=True)
     save_file(dict(tensors), directory / "adapter_model.safetensors")
@@ -55,7 +59,7 @@ def write(directory: Path, tensors: Mapping[str, torch.Tensor], rank: int) -> Pa
         "base_model_name_or_path": BASE,
         "r": rank,
         "lora_alpha": 2 * rank,
-        "target_modules": ["proj"],
+        "target_modules": [module],
         "bias": "none",
     }
     (directory / "adapter_config.json").write_text(json.dumps(config))

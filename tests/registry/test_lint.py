@@ -14,7 +14,7 @@ from tests.registry.planted import write_planted
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_planted(tmp_path / "adapters", 1, modules=2, width=64)["t00"]
+    return write_planted(tmp_path / "adapters", 1, modules=2, width=64, module="o_proj")["t00"]
 
 
 def _with(folder: Path, name: str, **config: object) -> Path:

@@ -22,7 +22,7 @@ from tests.registry.planted import write as write_tensors, write_planted
 
 def variant(root: Path, name: str, **config: object) -> Path:
     """Write an adapter of scale 2 with members in its config."""
-    folder = write_planted(root / name, 1, modules=2, width=64)["t00"]
+    folder = write_planted(root / name, 1, modules=2, width=64, module="o_proj")["t00"]
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     return folder

@@ -55,7 +55,7 @@ def http_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("committed")
     with sr.Registry.open(root / "registry") as opened:
         for seed, task in enumerate(("cola", "sst2", "cola")):
-            source = write_adapter(root / f"in{seed}", seed=seed)
+            source = write_adapter(root / f"in{seed}", seed=seed, layers="model.layers")
             if not seed:
                 (source / "train_log.json").write_bytes(ATTACHED)
             opened.commit(source, task=task)

@@ -12,6 +12,7 @@ from typing import Final
 from share_registry.exchange.config import PREFIX
 from share_registry.exchange.targets.subject import (
     COPY,
+    ENCODER,
     TRAINING_ONLY,
     ServerNote,
     Subject,
@@ -19,9 +20,12 @@ from share_registry.exchange.targets.subject import (
     count_tensors,
     misread,
     refused,
+    setting,
 )
 from share_registry.format.layout import Form, Layout
 
+# Where GPT-2 and BLOOM have their layers: LoRAX reads pairs there, TGI knows none but model.layers.
+_OTHER_LAYERS: Final = re.compile(r"transformer\.h\.\d+\..*")
 _LAYER: Final = re.compile(r"(.*?\.)(\d+)\.(.+)")
 
 
@@ -51,8 +55,18 @@ def lorax(subject: Subject) -> list[ServerNote]:
     ]
     return notes + applying(
         {
+            refused(
+                "take no adapters of encoders such as BERT (of XLM-RoBERTa, paths have to begin"
+                " with roberta.)"
+            ): subject.has_module_in(ENCODER),
+            setting("TGI drops modules in transformer.h without a word"): (
+                subject.has_module_in(_OTHER_LAYERS)
+            ),
             misread("drop every module type: not every layer of the model is adapted"): (
                 config.get("layers_to_transform") is not None or _lacks_layers(layers)
+            ),
+            misread("leave out experts without a word"): (
+                subject.has(Form.EXPERTS) or subject.experts
             ),
             misread("leave out embedding factors without a word"): subject.has(Form.EMBEDDING),
             misread(f"ignore {count_tensors(lost, ' outside the factor pairs')}"): lost,

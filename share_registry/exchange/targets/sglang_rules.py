@@ -13,7 +13,6 @@ from share_registry.exchange.config import DEFAULT_RANK, names_in
 from share_registry.exchange.targets.subject import (
     ACTIVATED,
     COPY,
-    EXPERT_NAMES,
     ServerNote,
     Subject,
     applying,
@@ -30,6 +29,12 @@ SGLANG_FUSED: Final[Mapping[tuple[frozenset[str], str], str]] = {
     # the one that it refuses when it loads the adapter
     (frozenset({"q_proj"}), "v_proj"): "q_proj without v_proj",
 }
+# The modules that some model's buffers are made for, as adapters name them.
+_PLACED: Final = re.compile(
+    r"(q|k|v|qkv|o|out|gate|up|gate_up|down|q_a|q_b|kv_b|in|x|fc1_latent|fc2_latent|weights)_proj"
+    r"|kv_a_proj_with_mqa|fused_qkv_a_proj_with_mqa|in_proj_qkvz|qkvr|wo_ud|wq_b|wk"
+    r"|embed_tokens|vocab_emb|embeddings|word_embeddings|lm_head|unembed_tokens|output"
+)
 _NUMBERED: Final = re.compile(r"(^|.*\.)layers\.\d+\..*")
 
 
@@ -38,7 +43,8 @@ def sglang(subject: Subject) -> list[ServerNote]:
     config, layout = subject.config, subject.layout
     targets, unfused = config.get("target_modules"), _unfused(layout)
     *fatal, unplaced = SGLANG_FUSED.values()
-    experts = sorted({*names_in(config, "target_modules")} & {*EXPERT_NAMES[0]})
+    named = {name.rpartition(".")[2] for name in names_in(config, "target_modules")}
+    strange = sorted(name for name in named if not _PLACED.fullmatch(name))
     rules = {
         misread("ignores use_rslora, so the scale is wrong"): config.get("use_rslora"),
         misread("ignores alpha_pattern, so scales are wrong"): config.get("alpha_pattern"),
@@ -46,7 +52,7 @@ def sglang(subject: Subject) -> list[ServerNote]:
         refused("refuses target_modules given as a regular expression"): (
             isinstance(targets, str) and targets != "all-linear"
         ),
-        refused(f"refuses target_modules {', '.join(experts)}"): experts,
+        refused(f"refuses target_modules {', '.join(strange)}"): strange,
         refused("refuses use_dora"): config.get("use_dora"),
         refused("fails on layer_replication"): config.get("layer_replication"),
         refused(f"refuses {unplaced}"): unplaced in unfused,
@@ -69,7 +75,8 @@ def sglang(subject: Subject) -> list[ServerNote]:
         notes.append(refused(f"the first request for it ends the server: {', '.join(ends)}"))
     if lost:
         notes.append(misread(f"ignores {count_tensors(lost, ' outside the factor pairs')}"))
-    return [*notes, *_unnumbered(layout), *_side_files(subject.attachments)]
+    unplaced_pairs = [] if strange else _unnumbered(layout)
+    return [*notes, *unplaced_pairs, *_side_files(subject.attachments)]
 
 
 def _split_passengers(keys: Sequence[str]) -> tuple[list[str], list[str]]:

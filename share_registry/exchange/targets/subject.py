@@ -13,6 +13,7 @@ from typing import Final
 
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.base_model import Family
+from share_registry.exchange.config import PREFIX
 from share_registry.exchange.pipeline_parts import parts_of
 from share_registry.exchange.selection import module_scales
 from share_registry.format.layout import Form, Layout
@@ -23,6 +24,8 @@ COPY: Final = re.compile(r"(^|.*\.)(embed_tokens|lm_head)\.base_layer\.weight")
 EXPERT: Final = re.compile(r"(.*\.experts)\.\d+\.(\w+)")
 # What one expert's modules are called in transformers 4: gate, up, down.
 EXPERT_NAMES: Final = (("w1", "w3", "w2"), ("gate_proj", "up_proj", "down_proj"))
+# Where BERT and DistilBERT, and models named after them, have their layers.
+ENCODER: Final = re.compile(r"((bert\.)?encoder\.layer|(distilbert\.)?transformer\.layer)\.\d+\..*")
 NORMS: Final = re.compile(r".*(_layernorm|\.norm).*")
 # Keys of tensors that act in training alone.
 TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
@@ -110,6 +113,11 @@ class Subject:
     def has(self, form: Form) -> bool:
         """Tell whether some pair lies in a form."""
         return any(factor.form is form for factor in self.layout.factors)
+
+    def has_module_in(self, place: re.Pattern[str]) -> bool:
+        """Tell whether the path of some module matches."""
+        paths = (factor.module.removeprefix(PREFIX) for factor in self.layout.factors)
+        return any(place.fullmatch(path) for path in paths)
 
 
 # Returns what one server makes of an adapter.

@@ -55,6 +55,9 @@ def vllm(subject: Subject) -> list[ServerNote]:
         refused(f"refuses bias={bias!r}"): bias != "none",
         refused(f"refuses modules_to_save {', '.join(heads)}"): heads,
         refused(f"refuses a config without {subject.missing_fields}"): subject.missing_fields,
+        refused("takes no LoRA of models with Conv1D modules (fan_in_fan_out), such as GPT-2"): (
+            config.get("fan_in_fan_out")
+        ),
     }
     of_modules = {
         _FUSED.get(subject.family, _FUSED[None]): subject.has(Form.EXPERTS),
