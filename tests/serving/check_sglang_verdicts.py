@@ -6,9 +6,11 @@
 Its modules that read an adapter are loaded, with empty ones in place of what they import. Config and
 tensors are read and checked as on /load_lora_adapter, then the buffers are filled as at the first
 request, on a CPU. What stands in them is added to the base model's weights, whose logits are compared
-with PEFT's.
+with PEFT's. The server is the one that takes most of an adapter's modules: it has buffers for every
+module whose sizes SGLang knows of the base model.
 """
 
+import contextlib
 import importlib
 import sys
 import tempfile
@@ -18,9 +20,10 @@ from typing import Any, Final
 
 import torch
 from safetensors import safe_open
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from tests.exchange import zoo
-from tests.exchange.consumers import LLAMAS, REFUSED, Form, compare, judge_updates
+from tests.exchange.consumers import REFUSED, SERVED, Form, compare, judge_updates
 from tests.serving.wheels import import_from
 
 PACKAGE: Final = "sglang.srt"
@@ -40,7 +43,6 @@ FUSED: Final = {
     "mlp.gate_up_proj": ("gate_proj", "up_proj"),
     "mlp.down_proj": ("down_proj",),
 }
-TARGETS: Final = {*(name.rpartition(".")[2] for name in FUSED), "embed_tokens", "lm_head"}
 
 
 class Whole:
@@ -61,7 +63,7 @@ def main() -> None:
         root = Path(folder)
         import_from(Path(sys.argv[1]), MEMBERS, root / "wheel")
         _stand_in()
-        compare("sglang", LLAMAS, root, _behave)
+        compare("sglang", SERVED, root, _behave)
 
 
 def _stand_in() -> None:
@@ -79,6 +81,7 @@ def _stand_in() -> None:
         "lora.layers": {"unwrap_lora_layer": lambda module: module},
         "distributed": {"divide": lambda whole, parts: whole // parts},
     }
+    answers["layers.moe.fused_moe_triton.layer"] = {"FusedMoE": MixtralExperts}
     for name, members in answers.items():
         vars(sys.modules[f"{PACKAGE}.{name}"]).update(members)
 
@@ -86,6 +89,9 @@ def _stand_in() -> None:
 def _behave(form: Form) -> tuple[str, str]:
     """Return what SGLang makes of an adapter, from its loading to its first request."""
     base: Any = zoo.CASES[form.name].base()
+    if getattr(base.config, "head_dim", None) is None:
+        # as it does before anything asks for it
+        base.config.head_dim = base.config.hidden_size // base.config.num_attention_heads
     try:
         pool, adapter = _fill(form, base)
     # refuses the adapter, or ends the server at the first request
@@ -100,18 +106,18 @@ def _fill(form: Form, base: Any) -> tuple[Any, Any]:
         name: importlib.import_module(f"{PACKAGE}.lora.{name}")
         for name in ("lora", "lora_config", "lora_manager", "mem_pool")
     }
+    config = lora["lora_config"].LoRAConfig(
+        str(form.directory), base_vocab_size=base.config.vocab_size
+    )
     pool = lora["mem_pool"].LoRAMemoryPool(
         base_hf_config=base.config,
         max_loras_per_batch=1,
         dtype=torch.float32,
         max_lora_rank=LARGEST_RANK,
-        target_modules=TARGETS,
+        target_modules=_targets(config, base),
         base_model=base,
         eviction_policy="lru",
         lora_added_tokens_size=0,
-    )
-    config = lora["lora_config"].LoRAConfig(
-        str(form.directory), base_vocab_size=base.config.vocab_size
     )
     manager = SimpleNamespace(attn_dp_enabled=False, lora_refs={}, memory_pool=pool)
     reference = SimpleNamespace(lora_name="x", lora_path=str(form.directory), pinned=False)
@@ -127,6 +133,20 @@ def _fill(form: Form, base: Any) -> tuple[Any, Any]:
     ]
     pool.load_lora_weight_to_buffer("x", 0, adapter, layers, Whole(), Whole())
     return pool, adapter
+
+
+def _targets(config: Any, base: Any) -> set[str]:
+    """Return the modules that a server of a base model can have buffers for."""
+    utils = importlib.import_module(f"{PACKAGE}.lora.utils")
+    names = {*utils._KNOWN_LORA_TARGET_MODULES}
+    names |= utils.get_normalized_target_modules(config.target_modules)
+    targets = set()
+    for name in names:
+        # without the sizes no server starts that is told to adapt a module
+        with contextlib.suppress(NotImplementedError, AttributeError, TypeError):
+            utils.get_hidden_dim(name, base.config, base, 0)
+            targets.add(name)
+    return targets
 
 
 def _updates(pool: Any, adapter: Any, config: Any) -> dict[str, torch.Tensor]:
@@ -150,7 +170,7 @@ def _updates(pool: Any, adapter: Any, config: Any) -> dict[str, torch.Tensor]:
     deltas["model.embed_tokens"] = table.T * scaling
     head = pool.lm_head_B_buffer["lm_head"][0] @ pool.lm_head_A_buffer["lm_head"][0]
     deltas["lm_head"] = head * scaling
-    return deltas
+    return {name: delta for name, delta in deltas.items() if delta.any()}
 
 
 if __name__ == "__main__":
