@@ -46,13 +46,16 @@ class Form:
 
     Attributes:
         name: Its case.
-        kind: "native", "portable" or "scale_1".
+        kind: "native", "portable", "split" (portable, with a pair for each expert, as the base model
+            is known by name) or "scale_1".
         directory: Its files.
+        source: Files of the same function that PEFT reads whatever version of transformers there is.
     """
 
     name: str
     kind: str
     directory: Path
+    source: Path
 
     def __str__(self) -> str:
         return f"{self.name}, {self.kind}"
@@ -61,20 +64,29 @@ class Form:
 def forms_of(name: str, root: Path) -> Iterator[Form]:
     """Write an adapter of the zoo in each of its forms."""
     native = zoo.save_live(name, root / f"{name}-native")
-    yield Form(name=name, kind="native", directory=native)
-    if zoo.CASES[name].portable:
-        adapter = read_directory(native, outside=Outside())
-        portable = root / f"{name}-portable"
-        portable.mkdir()
-        files, _ = files_of(adapter, profile="portable", card=CardFacts.of(adapter))
-        for file, content in files.items():
-            (portable / file).write_bytes(content)
-        yield Form(name=name, kind="portable", directory=portable)
+    yield Form(name=name, kind="native", directory=native, source=native)
+    case = zoo.CASES[name]
+    if case.portable:
+        portable = _write_portable(native, root / f"{name}-portable", "")
+        yield Form(name=name, kind="portable", directory=portable, source=portable)
+    if case.base is zoo.mixtral:
+        split = _write_portable(native, root / f"{name}-split", "mistralai/Mixtral-8x7B-v0.1")
+        yield Form(name=name, kind="split", directory=split, source=native)
     config = json.loads((native / CONFIG_FILE).read_text())
     if not any(config.get(field) for field in _SCALING):
         plain = Path(shutil.copytree(native, root / f"{name}-scale_1"))
         (plain / CONFIG_FILE).write_text(json.dumps(config | {"lora_alpha": config["r"]}))
-        yield Form(name=name, kind="scale_1", directory=plain)
+        yield Form(name=name, kind="scale_1", directory=plain, source=plain)
+
+
+def _write_portable(native: Path, folder: Path, base_model: str) -> Path:
+    """Write the portable form of an adapter of a base model, "" where that is not named."""
+    folder.mkdir()
+    adapter = read_directory(native, outside=Outside())
+    files, _ = files_of(adapter, profile="portable", card=CardFacts(base_model=base_model))
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    return folder
 
 
 def verdict(directory: Path, target: str, settled: tuple[str, ...] = ()) -> str:
@@ -108,10 +120,13 @@ def judge_updates(form: Form, updates: Mapping[str, torch.Tensor]) -> tuple[str,
         # a head that is tied to the embedding gets a dW of its own
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
-        for module, delta in updates.items():
-            layer = model.get_submodule(module)
-            layer.weight += delta.T if isinstance(layer, Conv1D) else delta
-    return judge(zoo.logits(model), zoo.logits(zoo.load(form.name, form.directory)))
+        for path, delta in updates.items():
+            owner, _, name = path.rpartition(".")
+            part = getattr(model.get_submodule(owner), name)
+            # fused experts are a parameter without a module of its own
+            weight = part if isinstance(part, torch.nn.Parameter) else part.weight
+            weight += delta.T if isinstance(part, Conv1D) else delta
+    return judge(zoo.logits(model), zoo.logits(zoo.load(form.name, form.source)))
 
 
 def compare(

@@ -73,7 +73,7 @@ def _judge(form: Form, folder: Path, adapters: Any) -> tuple[str, str]:
         SILENT[kind][1](str(folder), "CPU")
         SILENT[kind][1](str(folder), "CPU", adapters=adapters)
         raise NotImplementedError(f"{kind} takes adapters: compare what it computes")
-    expected = _generate_with_peft(form.name, form.directory)
+    expected = _generate_with_peft(form.name, form.source)
     pipeline = openvino_genai.LLMPipeline(str(folder), "CPU", adapters=adapters, **FLOATS)
     tokens = _generate(pipeline, len(expected) // len(zoo.TOKENS))
     same = sum(a == b for a, b in zip(tokens, expected, strict=True))

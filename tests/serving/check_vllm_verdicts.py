@@ -70,10 +70,11 @@ def main() -> None:
             try:
                 if key not in servers:
                     servers[key] = _serve(base, form.name, root / f"base{len(servers)}")
-                return judge_updates(form, dict(_updates(servers[key], form, base)))
+                updates = dict(_updates(servers[key], form, base))
             # its refusals, of the server's start and of an adapter
             except (AssertionError, KeyError, RuntimeError, ValueError) as error:
                 return REFUSED, " ".join(str(error).split())[:90]
+            return judge_updates(form, updates)
 
         compare("vllm", SERVED, root, behave, SETTLED)
 
@@ -130,8 +131,7 @@ def _updates(
     manager = server._adapter_manager
     for path, layer in manager.modules.items():
         if isinstance(layer, FusedMoEWithLoRA):
-            # which takes a pair for each expert, and no adapter of the zoo has them
-            assert not layer.adapter_enabled.any()
+            yield from _expert_updates(path, layer)
             continue
         owner, _, last = path.rpartition(".")
         for number, part in enumerate(manager.packed_modules_mapping.get(last, [last])):
@@ -142,6 +142,20 @@ def _updates(
         rows = head.weight.shape[0]
         stacked = manager.modules[name].full_weight_stacked
         yield name, stacked[SLOT, 0, :rows] - base.get_submodule(name).weight.detach()
+
+
+def _expert_updates(path: str, layer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield dW of the experts of a layer of Mixtral, which transformers 5 fuses."""
+    if not layer.adapter_enabled.any():
+        return
+    gate, up = (
+        torch.matmul(b[SLOT], a[SLOT])
+        for a, b in zip(layer.w13_lora_a_stacked, layer.w13_lora_b_stacked, strict=True)
+    )
+    owner = path.replace("block_sparse_moe", "mlp")
+    yield f"{owner}.gate_up_proj", torch.cat([gate, up], 1)
+    (a,), (b,) = layer.w2_lora_a_stacked, layer.w2_lora_b_stacked
+    yield f"{owner}.down_proj", torch.matmul(b[SLOT], a[SLOT])
 
 
 def _place(path: str, base: Any) -> str:
