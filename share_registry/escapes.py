@@ -46,9 +46,9 @@ def code_span(text: str) -> str:
     return f"`{_ENDS_CODE.sub(REPLACEMENT, text)}`"
 
 
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON with what `printable` would replace written as escapes."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    """Return JSON with what `printable` would replace, or all but ASCII, written as escapes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     if text.isprintable():
         return text
     return "".join(

@@ -3,6 +3,7 @@
 The verbs, and the one place where errors become messages and exit codes.
 """
 
+import errno
 import gc
 import signal
 import sys
@@ -24,8 +25,11 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
+from share_registry.outside.streams import complete_streams
 
 INTERRUPTED: Final = 130
+_CLOSED: Final = "Standard output is closed: send what is not wanted to /dev/null."
+_UNWRITTEN: Final = "Check the free space and the permissions of where it goes."
 # Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
     *(
@@ -136,9 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _explain(error, typed, options)
     except OSError as error:
         # such as to print
+        is_closed = error.errno == errno.EBADF
         refused = StoreError(
             f"could not read or write {error.filename or 'the output'}: {error.strerror or error}.",
-            hint="Check the free space and the permissions of where it goes.",
+            hint=_CLOSED if is_closed else _UNWRITTEN,
         )
         return _explain(refused, typed, options)
     finally:
@@ -151,6 +156,7 @@ def entry() -> NoReturn:
 
     Nothing is searched for garbage on the way out.
     """
+    complete_streams()
     # what asks a process to end is an interrupt: the verb says what it had committed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main()

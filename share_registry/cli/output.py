@@ -15,6 +15,7 @@ import click
 
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.escapes import indented, json_text, one_line, printable
+from share_registry.outside.streams import has_every_letter
 from share_registry.values.commits import Commit, Log, brief_sheet
 from share_registry.values.documents import document
 from share_registry.values.sheet import Sheet, as_text, sheet_of
@@ -134,7 +135,8 @@ def emit(
         return
     if session.json:
         members = value.members if isinstance(value, Printed) else value
-        click.echo(json_text(document(members), indent=2))
+        ascii_only = not has_every_letter(sys.stdout)
+        click.echo(json_text(document(members), indent=2, ascii_only=ascii_only))
         return
     if isinstance(value, list | tuple | Log) and not value:
         options = click.get_current_context().params.items()
@@ -228,7 +230,8 @@ def complain(
             "exit_code": error.exit_code,
             **key,
         }
-        click.echo(json_text(said), err=True)
+        ascii_only = not has_every_letter(sys.stderr)
+        click.echo(json_text(said, ascii_only=ascii_only), err=True)
         return
     paint = _painter(sys.stderr)
     for name, text in {"error": message, **key, "hint": hint}.items():
