@@ -170,9 +170,9 @@ def require_adapter(files: Files, source: Source) -> None:
     if missing == TENSOR_FILE and pickles:
         raise InvalidInputError(
             f"{source.location} has {pickles[0]}, expected {TENSOR_FILE}:"
-            " pickles are never opened.",
-            hint="Convert it: load it with PEFT where you trust it and call save_pretrained,"
-            " which writes safetensors.",
+            " pickles are opened where that is asked for alone.",
+            hint="Where you trust it, read it as such with format='peft-bin'; or load it with PEFT"
+            " and call save_pretrained, which writes safetensors.",
         )
     if files.folders:
         names = sorted(files.folders, key=_by_number)

@@ -178,7 +178,8 @@ def _check(adapter: Adapter) -> list[str]:
         raise RefusedError(
             f"the adapter has no portable form: it has {obstacles or 'no factor pairs'},"
             " expected factor pairs alone.",
-            hint="Export it with profile='native': its notes say what each server makes of it.",
+            hint="Export it with profile='native' and without a target: its notes say what each"
+            " server makes of it.",
         )
     return dropped
 

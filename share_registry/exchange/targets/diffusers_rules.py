@@ -17,15 +17,16 @@ from share_registry.exchange.targets.subject import (
 def diffusers(subject: Subject) -> list[ServerNote]:
     """Return what a model of diffusers makes of an adapter's directory."""
     parts = sorted({module.removesuffix(path) for module, (_, path) in subject.parts.items()})
-    prefix = f"base_model.model.{parts[0]}".removesuffix(".") if parts else ""
+    prefixes = [f"base_model.model.{part}".removesuffix(".") for part in parts]
     return applying(
         {
             misread("reads the tensor file alone: without a word it leaves out the scale"): (
                 subject.scales - {1.0}
             ),
             setting(
-                f"load it with load_lora_adapter(prefix={prefix!r}, use_safetensors=True) of the"
-                " model; load_lora_weights of its pipeline loads nothing of it"
+                "load it with load_lora_adapter(prefix="
+                f"{' or '.join(map(repr, prefixes))}, use_safetensors=True) of the model it is of;"
+                " load_lora_weights of its pipeline loads nothing of it"
             ): parts,
         }
     )
