@@ -1,7 +1,7 @@
 """What is told to a monitoring system, in the text format of Prometheus."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import Any, Final
@@ -26,14 +26,14 @@ class Telemetry:
     def __init__(self) -> None:
         self._lock = Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._classes: Counter[tuple[str, float]] = Counter()
 
     def add(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
         with self._lock:
             self._requests[route, status] += 1
-            self._seconds[route] += seconds  # type: ignore[assignment]
+            self._seconds[route] += seconds
             self._classes.update((route, end) for end in _BUCKETS if seconds <= end)
 
     def lines(self) -> list[str]:
