@@ -7,7 +7,7 @@ from itertools import groupby
 from share_registry.catalog.queries import aliases, log as log_pages, lookups, task_histories
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.queries.retention_rows import metric_names, size_of_matrix
-from share_registry.catalog.queries.task_pages import TaskQuery, tasks
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks, unknown_names
 from share_registry.errors import ShareRegistryError
 from share_registry.names import SpaceName, TaskName, parse_reference
 from share_registry.registry.context import Context, with_basis_size
@@ -97,6 +97,26 @@ def known_tags(context: Context, space: SpaceName | None) -> list[Tag]:
             return aliases.tags(session)
         names = [name for name in lookups.space_names(session) if name not in unknown]
         return [tag for name in names for tag in aliases.tags(session, space=name)]
+
+
+def why_no_task(
+    context: Context,
+    space: SpaceName | None,
+    *,
+    labels: Mapping[str, str],
+    alias: str | None,
+    where: str | Sequence[str],
+) -> list[str]:
+    """Return which of the labels, metrics and aliases asked for no version has, in sentences.
+
+    Args:
+        context: The registry.
+        space: One space; None for all.
+        labels, alias, where: As `Registry.tasks` was asked.
+    """
+    query = TaskQuery(space=space, labels=labels, alias=alias, where=where)
+    with context.reading() as session:
+        return [*unknown_names(session, query)]
 
 
 def task_page(context: Context, query: TaskQuery, *, last: int) -> TaskPage:

@@ -178,14 +178,11 @@ def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **opti
     """
     listed, more = _page(registry.tasks(labels=labels or None, limit=_ask(limit), **options), limit)
     if not listed:
-        from share_registry.catalog.queries.task_pages import TaskQuery, unknown_names
+        from share_registry.registry.browsing import why_no_task
 
-        query = TaskQuery(
-            space=registry.scope, labels=labels, alias=options["alias"], where=options["where"]
-        )
-        with registry.context.reading() as catalog:
-            for text in unknown_names(catalog, query):
-                say(text, session())
+        asked = {name: options[name] for name in ("alias", "where")}
+        for text in why_no_task(registry.context, registry.scope, labels=labels, **asked):
+            say(text, session())
     note = f"more follow: --after {listed[-1].ref}" if more else ""
     sheet = Task.listing(listed, labels=labels)
     emit(listed, session(), lists="tasks", sheet=with_note(sheet, note))
