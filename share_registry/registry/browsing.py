@@ -77,13 +77,20 @@ def names_of_spaces(context: Context) -> list[SpaceName]:
         return lookups.space_names(session)
 
 
-def known_spaces(context: Context) -> KnownSpaces:
-    """Return every space whose newest state is known, and why that of the others is not."""
+def known_spaces(context: Context, scope: SpaceName | None) -> KnownSpaces:
+    """Return every space whose newest state is known, and why that of the others is not.
+
+    With a scope of that space alone.
+    """
     with context.reading() as session:
         return KnownSpaces(
-            spaces=aliases.sound_spaces(session),
-            unknown=lookups.unknown_newest(session),
-            versions=task_histories.version_counts(session),
+            spaces=[each for each in aliases.sound_spaces(session) if scope in (None, each.name)],
+            unknown={
+                name: error
+                for name, error in lookups.unknown_newest(session).items()
+                if scope in (None, name)
+            },
+            versions=task_histories.version_counts(session, scope),
         )
 
 

@@ -36,8 +36,8 @@ _Ref = Annotated[str, Path(description="[space/]task[@selector][~n], or [space/]
 
 
 def spaces(site: _Site) -> JsonAnswer:
-    """Every space."""
-    return JsonAnswer(document(site.registry.spaces()))
+    """Every space, or the one that is served."""
+    return JsonAnswer(document(site.spaces()))
 
 
 def tasks(

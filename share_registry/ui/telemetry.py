@@ -107,7 +107,7 @@ def registry_lines(registry: Registry) -> list[str]:
     """Return whether a registry and each of its spaces could be read, and what those hold."""
     up = [*_head("up", "gauge", "Whether the registry could be read.")]
     try:
-        summaries = known_spaces(registry.context)
+        summaries = known_spaces(registry.context, registry.scope)
     except ShareRegistryError as error:
         _LOG.warning("the registry cannot be read for its numbers: %s", error)
         return [*up, _line("up", 0)]

@@ -110,8 +110,12 @@ def recent_versions(
     return lines
 
 
-def version_counts(session: Session) -> Mapping[str, int]:
-    """Return how many versions each space has, those too that were removed since."""
-    counted = dict.fromkeys(session.scalars(select(SpaceRow.name)), 0)
+def version_counts(session: Session, space: SpaceName | None) -> Mapping[str, int]:
+    """Return how many versions a space has, or each, those too that were removed since."""
+    names = select(SpaceRow.name)
     query = select(VersionRow.space, func.count()).group_by(VersionRow.space)
+    if space is not None:
+        names = names.where(SpaceRow.name == space)
+        query = query.where(VersionRow.space == space)
+    counted = dict.fromkeys(session.scalars(names), 0)
     return counted | dict(sorted(session.execute(query)))

@@ -78,9 +78,12 @@ class Selection:
 
 
 def show_spaces(site: Site, _: Request) -> Page:
-    """Show every space, and what was committed last to those whose newest state is known."""
+    """Show every space, and what was committed last to those whose newest state is known.
+
+    Where the site is of one space, that alone.
+    """
     registry = site.registry
-    summaries = known_spaces(registry.context)
+    summaries = known_spaces(registry.context, registry.scope)
     scopes = [space.name for space in summaries.spaces] if summaries.unknown else [None]
     commits = [commit for scope in scopes for commit in registry.log(scope, limit=_LATEST)]
     commits.sort(key=lambda commit: commit.time, reverse=True)

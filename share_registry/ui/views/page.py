@@ -13,6 +13,7 @@ from share_registry.http.application import Service
 from share_registry.registry.browsing import names_of_spaces
 from share_registry.registry.registry import Registry
 from share_registry.values.checks import VerifyReport
+from share_registry.values.tasks import SpaceSummary
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,7 +45,8 @@ class Site:
     """What pages and documents are made from.
 
     Attributes:
-        registry: Open for reading.
+        registry: Open for reading. With a scope, that space alone is listed and counted; what is
+            asked for by name may be of another.
         service: Its files, for downloads.
         stores: Under which names the directory of the store goes, which no page says.
         heavy: Bounds the pages and documents that compute at a time; downloads wait for none.
@@ -56,8 +58,14 @@ class Site:
     heavy: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_AT_ONCE))
 
     def space_names(self) -> list[str]:
-        """Return the names of all spaces, damaged ones too."""
-        return [*names_of_spaces(self.registry.context)]
+        """Return the names of the spaces to choose from, damaged ones too."""
+        scope = self.registry.scope
+        return [*names_of_spaces(self.registry.context)] if scope is None else [scope]
+
+    def spaces(self) -> list[SpaceSummary]:
+        """Return the spaces that are listed. Raises as `Registry.spaces`."""
+        scope = self.registry.scope
+        return self.registry.spaces() if scope is None else [self.registry.space(scope).summary]
 
     def told(self, error: ShareRegistryError, *, asked: str) -> ShareRegistryError:
         """Return what a page says of an error; see `failure_of`."""
