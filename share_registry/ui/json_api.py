@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Path, Query, Request
 
@@ -22,7 +23,7 @@ _MOST: Final = 1000
 _T = TypeVar("_T")
 
 
-def _site(request: Request) -> Site:
+async def _site(request: Request) -> Site:
     site: Site = request.app.state.site
     return site
 
@@ -35,12 +36,12 @@ _When = Annotated[str | None, Query(description="A date, time, commit or tag.")]
 _Ref = Annotated[str, Path(description="[space/]task[@selector][~n], or [space/]@selector.")]
 
 
-def spaces(site: _Site) -> JsonAnswer:
+async def spaces(site: _Site) -> JsonAnswer:
     """Every space, or the one that is served."""
-    return JsonAnswer(document(site.spaces()))
+    return await _light(site, site.spaces)
 
 
-def tasks(
+async def tasks(
     site: _Site,
     space: _Space = None,
     name: str | None = None,
@@ -54,7 +55,8 @@ def tasks(
     limit: _Limit = 100,
 ) -> JsonAnswer:
     """The live tasks by name, each at its newest version; in pages."""
-    listed = site.registry.tasks(
+    list_tasks = partial(
+        site.registry.tasks,
         space,
         name=name,
         labels=labels_of(label or ()),
@@ -66,10 +68,10 @@ def tasks(
         after=after,
         limit=limit,
     )
-    return JsonAnswer(document(listed))
+    return await _light(site, list_tasks)
 
 
-def log(
+async def log(
     site: _Site,
     space: _Space = None,
     task: str | None = None,
@@ -83,7 +85,8 @@ def log(
     limit: _Limit = 50,
 ) -> JsonAnswer:
     """Commits, newest first; in pages."""
-    listed = site.registry.log(
+    list_commits = partial(
+        site.registry.log,
         space,
         task=task,
         kind=kind,
@@ -95,22 +98,22 @@ def log(
         before=before,
         limit=limit,
     )
-    return JsonAnswer(document(listed))
+    return await _light(site, list_commits)
 
 
-def aliases(site: _Site, task: str | None = None) -> JsonAnswer:
+async def aliases(site: _Site, task: str | None = None) -> JsonAnswer:
     """The aliases of all tasks, or of one."""
-    return JsonAnswer(document(site.registry.aliases(task=task)))
+    return await _light(site, partial(site.registry.aliases, task=task))
 
 
-def alias_history(site: _Site, task: str, alias: str, at: _When = None) -> JsonAnswer:
+async def alias_history(site: _Site, task: str, alias: str, at: _When = None) -> JsonAnswer:
     """The moves of an alias, newest first; with `at` the one in force then."""
-    return JsonAnswer(document(site.registry.alias_history(task, alias, at=at)))
+    return await _light(site, partial(site.registry.alias_history, task, alias, at=at))
 
 
-def tags(site: _Site) -> JsonAnswer:
+async def tags(site: _Site) -> JsonAnswer:
     """The names of commits."""
-    return JsonAnswer(document(site.registry.tags()))
+    return await _light(site, site.registry.tags)
 
 
 async def show(site: _Site, ref: _Ref) -> JsonAnswer:
@@ -118,9 +121,9 @@ async def show(site: _Site, ref: _Ref) -> JsonAnswer:
     return await _heavy(site, partial(site.registry.show, ref))
 
 
-def lineage(site: _Site, ref: _Ref) -> JsonAnswer:
+async def lineage(site: _Site, ref: _Ref) -> JsonAnswer:
     """Where a version came from."""
-    return JsonAnswer(document(site.registry.lineage(ref)))
+    return await _light(site, partial(site.registry.lineage, ref))
 
 
 async def diff(site: _Site, a: str, b: str) -> JsonAnswer:
@@ -179,7 +182,16 @@ def add_documents(app: FastAPI) -> None:
         app.add_api_route(path, endpoint, responses={200: described})
 
 
+async def _light(site: Site, work: Callable[[], object]) -> JsonAnswer:
+    """Return a document that is soon made."""
+    return await _answer(work, site.light)
+
+
 async def _heavy(site: Site, work: Callable[[], object]) -> JsonAnswer:
     """Return a document that takes long to make: of these only a few are made at a time."""
-    value = await run_sync(lambda: document(work()), limiter=site.heavy)
-    return JsonAnswer(value)
+    return await _answer(work, site.heavy)
+
+
+async def _answer(work: Callable[[], object], limiter: CapacityLimiter) -> JsonAnswer:
+    """Return a document that is made in a thread, never one of those that send files."""
+    return await run_sync(lambda: JsonAnswer(document(work())), limiter=limiter)

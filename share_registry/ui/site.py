@@ -69,7 +69,7 @@ def site_of(request: ServeRequest, outside: Outside) -> Iterator[ASGIApp]:
         app = _documents(site)
         app.router.routes += [
             *release_routes(service),
-            Route("/metrics", partial(_metrics, registry, telemetry)),
+            Route("/metrics", partial(_metrics, site, telemetry)),
             Route("/assets/{name}", partial(_asset, bundle)),
             *(Route(path, partial(_answer, site, pages, view)) for path, view in PAGES.items()),
         ]
@@ -122,9 +122,10 @@ def _documents(site: Site) -> FastAPI:
 
 
 async def _answer(site: Site, pages: Environment, view: View, request: Request) -> Response:
-    limiter = site.heavy if view.is_heavy else None
+    limiter = site.heavy if view.is_heavy else site.light
     page = await run_sync(view.show, site, request, limiter=limiter)
-    return await run_sync(partial(_html, pages, page, path=request.url.path))
+    render = partial(_html, pages, page, path=request.url.path)
+    return await run_sync(render, limiter=site.light)
 
 
 def _html(
@@ -143,8 +144,8 @@ async def _asset(bundle: Assets, request: Request) -> Response:
     return Response(asset.content, media_type=asset.media_type, headers=headers)
 
 
-async def _metrics(registry: Registry, telemetry: Telemetry, _: Request) -> Response:
-    lines = await run_sync(registry_lines, registry)
+async def _metrics(site: Site, telemetry: Telemetry, _: Request) -> Response:
+    lines = await run_sync(registry_lines, site.registry, limiter=site.light)
     return Response("\n".join([*telemetry.lines(), *lines, ""]), media_type=_METRICS)
 
 

@@ -103,7 +103,9 @@ def damage_last_record(place: Path, space: str) -> None:
 
 
 @contextmanager
-def looking_at(place: Path | str, **options: Any) -> Iterator[TestClient]:
+def looking_at(
+    place: Path | str, *, outside: Outside | None = None, **options: Any
+) -> Iterator[TestClient]:
     """Yield a client of the pages of a registry."""
     request = ServeRequest(
         **{
@@ -117,7 +119,7 @@ def looking_at(place: Path | str, **options: Any) -> Iterator[TestClient]:
         }
     )
     with ExitStack() as stack:
-        app = stack.enter_context(site_of(request, Outside()))
+        app = stack.enter_context(site_of(request, outside or Outside()))
         yield stack.enter_context(TestClient(app, base_url=ADDRESS, raise_server_exceptions=False))
 
 

@@ -3,17 +3,25 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from threading import Semaphore
+from typing import Any, Final
 
 import pytest
 from starlette.testclient import TestClient
 
 from share_registry.cli.main import main
+from share_registry.outside.files import Outside
 from tests.cli.test_evil_texts import has_driver
 from tests.cli.tiny import SPACE
+from tests.serving.http_clients import WAIT_S, Recorder, download, resolve
 from tests.ui.looking import damage_last_record, looking_at
 
+# anyio's
+SERVER_THREADS: Final = 40
+# By then no further request asks for the registry
+SETTLED_S: Final = 0.5
 SAME = {
     "/v1/spaces": ["spaces"],
     f"/v1/tasks?space={SPACE}": ["ls"],
@@ -100,6 +108,32 @@ def test_what_serve_answers_is_answered_too(pages: TestClient) -> None:
         assert (answer.status_code, len(answer.content)) == (200, file["size"])
         assert answer.headers["content-type"] == "application/octet-stream"
         assert "immutable" in answer.headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/tasks", "/v1/spaces", "/metrics"])
+def test_downloads_wait_for_no_page_document_or_number(
+    story: Path, tmp_path: Path, path: str
+) -> None:
+    system = Recorder()
+    cache = tmp_path / "cache"
+    with (
+        looking_at(story, cache=cache, outside=Outside(system=system)) as client,
+        ThreadPoolExecutor(SERVER_THREADS + 2) as pool,
+    ):
+        document = resolve(client, "cola@prod")
+        system.may_open.clear()
+        system.waiting = Semaphore(0)
+        asking = [pool.submit(client.get, path) for _ in range(SERVER_THREADS + 1)]
+        # until all threads wait that there are for this
+        while system.waiting.acquire(timeout=SETTLED_S):
+            pass
+        prompt = pool.submit(download, client, document)
+        try:
+            assert len(prompt.result(WAIT_S / 2)) == len(document["files"])
+            assert not any(each.done() for each in asking)
+        finally:
+            system.may_open.set()
+        assert {each.result(WAIT_S).status_code for each in asking} == {200}
 
 
 def read_metrics(text: str) -> dict[str, float]:

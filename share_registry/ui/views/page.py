@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _S = TypeVar("_S", bound="DataclassInstance")
-# Pages that compute at a time
-_AT_ONCE = 2
+# Pages that compute at a time, and others
+_HEAVY = 2
+_LIGHT = 16
 # Levels of `verify` that read; `deep` computes as long as all commits together did
 LEVELS = ("quick", "data")
 
@@ -49,13 +50,15 @@ class Site:
             asked for by name may be of another.
         service: Its files, for downloads.
         stores: Under which names the directory of the store goes, which no page says.
-        heavy: Bounds the pages and documents that compute at a time; downloads wait for none.
+        heavy: Bounds the pages and documents that compute at a time.
+        light: Bounds the others. Downloads wait for neither: they have the threads of the server.
     """
 
     registry: Registry
     service: Service
     stores: tuple[str, ...] = ()
-    heavy: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_AT_ONCE))
+    heavy: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_HEAVY))
+    light: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LIGHT))
 
     def space_names(self) -> list[str]:
         """Return the names of the spaces to choose from, damaged ones too."""
