@@ -139,13 +139,17 @@ class Ledger:
             yield version.adapter, "adapter"
             yield Digest(version.entry.layout), "layout"
 
-    def described(self) -> dict[Digest, set[TaskName]]:
-        """Return by note the names under which it describes versions that were not removed."""
-        names: dict[Digest, set[TaskName]] = {}
+    def described(self) -> dict[Digest, dict[TaskName, list[str]]]:
+        """Return by note the versions that it describes and that were not removed.
+
+        By the name that it describes them under, as references under their present names.
+        """
+        refs: dict[Digest, dict[TaskName, list[str]]] = {}
         for version in self.kept.values():
             if version.note is not None:
-                names.setdefault(version.note, set()).add(version.said_of)
-        return names
+                names = refs.setdefault(version.note, {})
+                names.setdefault(version.said_of, []).append(self.ref_of(version))
+        return refs
 
     def is_purged(self, task: int, number: CommitNumber) -> bool:
         """Tell whether a task was purged after a record."""

@@ -24,6 +24,7 @@ from share_registry.registry.audit.verify import verify
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.evidence import resolve_recorded
+from share_registry.registry.stored_config import UndescribedError
 from share_registry.values.analyses import Spectrum
 from share_registry.values.commits import Commit, Log
 from share_registry.values.report_page import ReportPage
@@ -98,10 +99,10 @@ def _version_report(context: Context, ref: str, space: str | None) -> ReportPage
 
 
 def _spectra(context: Context, ref: str) -> tuple[Spectrum, ...]:
-    """Return the spectra of a version; none where its config was removed."""
+    """Return the spectra of a version; none where its config is gone."""
     try:
         return version_spectra(context, ref)
-    except NotFoundError:
+    except (NotFoundError, UndescribedError):
         return ()
 
 

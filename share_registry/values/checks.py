@@ -207,7 +207,7 @@ class Quarantine(Shown):
 class Outcome(StrEnum):
     """What it means that `verify` found something, the worst first."""
 
-    # bytes are missing, or are not what they must be
+    # bytes are missing that no record removed, or are not what they must be
     DAMAGED = "damaged"
     # the catalog is not what the log says: the store is sound, answers may be wrong
     CATALOG = "catalog wrong"
@@ -215,8 +215,6 @@ class Outcome(StrEnum):
     NEWER = "newer format"
     # sound as far as was looked at, and too large to be decoded
     LARGE = "beyond resources"
-    # a note, or what notes alone refer to: what it said is not known, every version is sound
-    REMOVED = "removed"
 
 
 def _value(value: str, opposite: str) -> str:
@@ -247,8 +245,7 @@ class Finding:
             from the log.
         what: The file, commit or version.
         message: What is wrong: found and expected.
-        refs: Task versions that cannot be trusted because of it; of what was removed, those that
-            it spoke of.
+        refs: Task versions that cannot be read, or not exported, because of it.
     """
 
     outcome: Outcome = Outcome.DAMAGED
@@ -266,9 +263,9 @@ class VerifyReport(Shown):
 
     Attributes:
         shard: Which share of the registry it is about, as "3/8"; None for the whole.
-        findings: What was found, wrong or removed.
+        findings: What was found to be wrong.
         unexportable: The versions that decode and cannot be exported, as their note, their config
-            or an attachment was removed; empty where something is damaged, which comes first.
+            or an attachment is lost or was purged; of spaces whose log is sound.
     """
 
     derived = ("ok",)
@@ -289,13 +286,8 @@ class VerifyReport(Shown):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong; what was removed is listed, and not wrong."""
-        return not self.wrong
-
-    @property
-    def wrong(self) -> tuple[Finding, ...]:
-        """The findings but those of what was removed."""
-        return tuple(item for item in self.findings if item.outcome is not Outcome.REMOVED)
+        """Whether nothing is wrong."""
+        return not self.findings
 
     @override
     def sheet(self) -> Sheet:

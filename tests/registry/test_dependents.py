@@ -211,7 +211,7 @@ def test_a_damaged_object_takes_no_more_versions_with_it(tmp_path: Path) -> None
     path.chmod(0o644)
     path.write_bytes(b"rotten")
     with sr.Registry.open(place, mode="r") as registry:
-        (finding,) = registry.verify(raise_on_damage=False).wrong
+        (finding,) = registry.verify(raise_on_damage=False).findings
         assert finding.refs == ("tiny/t@v1", "tiny/t@v2", "tiny/t@v3")
         assert registry.checkout("t@v4").tensors
 

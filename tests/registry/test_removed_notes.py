@@ -1,6 +1,7 @@
-"""A note that is not there leaves what it said unknown, and no version in doubt (spec NOT-06)."""
+"""A note that is not there leaves what it said unknown; unless it was purged it is lost (NOT-06)."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import share_registry as sr
 from share_registry.format.canonical import load
 from share_registry.format.records import Note
+from share_registry.registry.audit.walk import SPARED
 from share_registry.values.checks import Outcome
 from tests.cli.tiny import SPACE, write_adapter
 
@@ -45,24 +47,26 @@ def note_of(root: Path, number: int) -> Path:
 
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("level", ["quick", "data", "deep"])
-def test_verify_lists_what_was_removed_and_fails_for_nothing(
-    store: Path, number: int, level: str
-) -> None:
+def test_a_note_that_no_record_removed_is_lost(store: Path, number: int, level: str) -> None:
     note_of(store, number).unlink()
     with sr.Registry.open(store, mode="r") as registry:
-        report = registry.verify(level)
-    assert report.ok
-    assert [(item.outcome, item.code) for item in report.findings] == [(Outcome.REMOVED, "NOT-06")]
+        report = registry.verify(level, raise_on_damage=False)
+        assert [(item.outcome, item.code) for item in report.findings] == [
+            (Outcome.DAMAGED, "NOT-06")
+        ]
+        with pytest.raises(sr.IntegrityError, match="no record removed it") as caught:
+            registry.verify(level)
+    assert "share-registry repair --from DIRECTORY" in caught.value.hint
 
 
-def test_a_config_that_notes_alone_name_is_listed_as_removed(store: Path) -> None:
+def test_a_config_that_notes_alone_name_is_damage_where_it_is_lost(store: Path) -> None:
     note = Note.from_bytes(note_of(store, 2).read_bytes())
     config = str(note.tasks[0].config)
     (store / "objects" / config[:2] / config[2:]).unlink()
     with sr.Registry.open(store, mode="r") as registry:
-        report = registry.verify("deep")
-    assert [(item.outcome, item.what) for item in report.findings] == [
-        (Outcome.REMOVED, f"object {config}")
+        report = registry.verify("deep", raise_on_damage=False)
+    assert [(item.outcome, item.what, item.refs) for item in report.findings] == [
+        (Outcome.DAMAGED, f"object {config}", (f"{SPACE}/cola@v1",))
     ]
 
 
@@ -99,13 +103,45 @@ def test_verify_names_the_versions_that_cannot_be_exported(
 ) -> None:
     remove(three, file)
     with sr.Registry.open(three) as registry:
-        report = registry.verify("quick")
-        assert report.ok
+        report = registry.verify("quick", raise_on_damage=False)
+        assert [item.outcome for item in report.findings] == [Outcome.DAMAGED]
         assert report.unexportable == (f"{SPACE}/first@v1", f"{SPACE}/first@v3")
         assert "first@v3 cannot be exported" in str(report)
         for ref in report.unexportable:
-            with pytest.raises(sr.NotFoundError, match=f"{ref}: .*{file}"):
+            named = "tokenizer.json" if file == "attachment" else file
+            with pytest.raises(sr.IntegrityError, match=f"{ref}: .*{named}") as caught:
                 registry.export(ref, tmp_path / "out")
+            assert "share-registry repair --from DIRECTORY" in caught.value.hint
+
+
+def unreadable(registry: sr.Registry, refs: Sequence[str]) -> set[str]:
+    """Return those of some versions whose checkout, with all files, is refused as damaged."""
+    refused = set()
+    for ref in refs:
+        try:
+            registry.checkout(ref)
+        except sr.IntegrityError:
+            refused.add(ref)
+    return refused
+
+
+def test_verify_names_the_versions_that_need_what_is_lost_and_no_others(tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "sound") as registry:
+        for version in range(2):
+            registry.commit_many(
+                {task: write_own(tmp_path, 3 * version + seed) for seed, task in enumerate("ab")}
+            )
+        registry.restore("a@v1")
+        registry.rename("b", "other")
+        refs = [ref for commit in registry.log(None) for ref in commit.refs.values()]
+    whole = {path: path.read_bytes() for path in (tmp_path / "sound/objects").rglob("*/*")}
+    for path, content in sorted(whole.items()):
+        path.unlink()
+        with sr.Registry.open(tmp_path / "sound") as registry:
+            findings = registry.verify(raise_on_damage=False).findings
+            named = {ref for each in findings if SPARED not in each.message for ref in each.refs}
+            assert named == unreadable(registry, refs), path
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize("file", ["note", "config"])
@@ -119,7 +155,7 @@ def test_what_works_on_a_whole_space_leaves_out_a_version_without_its_config(
         assert [near.ref for near in registry.similar("second")] == [f"{SPACE}/third@v1"]
         refit = registry.refit(max_rank=1, allow_loss=True)
         assert set(refit.versions) <= {"second", "third"}
-        assert registry.verify("deep").ok
+        assert {item.code for item in registry.verify(raise_on_damage=False).findings} == {"NOT-06"}
 
 
 def test_a_note_of_other_bytes_is_damage(store: Path) -> None:
@@ -150,5 +186,5 @@ def test_a_version_without_its_note_is_read_and_cannot_be_exported(
         assert commit.author is None
         (report,) = commit.reports.values()
         assert "source, config" in " ".join(report.notes)
-        with pytest.raises(sr.NotFoundError, match="its note, and with it the config"):
+        with pytest.raises(sr.IntegrityError, match=r"its note, .* and with it the config"):
             registry.export("cola@v1", tmp_path / "out")

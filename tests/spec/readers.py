@@ -115,7 +115,7 @@ def refusal_of_library(name: str) -> tuple[type[sr.ShareRegistryError], ...]:
     if refusal(name) is reference.LargeError:
         return (sr.RefusedError,)
     if refusal(name) is reference.RemovedError:
-        return (sr.NotFoundError,)
+        return sr.NotFoundError, sr.IntegrityError
     return sr.IntegrityError, sr.FormatError, sr.NotFoundError
 
 

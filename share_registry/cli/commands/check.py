@@ -166,7 +166,7 @@ def verify(
 
     Names every version that cannot be trusted, and exits with code 5 where something is damaged,
     else 6 where a record is of a later release, else 7 where a version is too large to be decoded.
-    Notes that are not there are listed as removed.
+    What a record removed is not missed.
     """
     asked = session()
     with watching("verifying", asked) as progress, asked.open("r") as registry:
@@ -185,6 +185,6 @@ def verify(
         try:
             require_sound(report)
         except ShareRegistryError as error:
-            wrong = count(len(report.wrong), "thing that is", "things that are")
+            wrong = count(len(report.findings), "thing that is", "things that are")
             message = f"verify ({report.extent}) found {wrong} wrong."
             raise type(error)(message, hint=error.hint) from error

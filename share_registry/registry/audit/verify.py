@@ -10,7 +10,6 @@ space names, and the objects whose digests, fall to it; a version goes with its 
 A subset is the shard whose turn it is, by the day or by a number that the caller counts.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -29,7 +28,7 @@ from share_registry.errors import (
 from share_registry.format.canonical import sha256
 from share_registry.format.named_objects import objects_of_task
 from share_registry.format.records import Note, parse_record
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.audit.catalog_checks import check_meaning
 from share_registry.registry.audit.object_checks import (
@@ -182,7 +181,7 @@ def require_sound(report: VerifyReport) -> None:
     """
     if report.ok:
         return
-    wrong = sorted(report.wrong, key=lambda finding: [*Outcome].index(finding.outcome))
+    wrong = sorted(report.findings, key=lambda finding: [*Outcome].index(finding.outcome))
     first = wrong[0]
     error, hint = _RAISED[first.outcome]
     more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -291,28 +290,32 @@ def _check_kept_heads(walk: Walk) -> None:
 
 
 def _collect(walk: Walk, space: SpaceName) -> None:
-    """Note what the versions and commits of a space need."""
+    """Note what the versions and commits of a space need.
+
+    What a note names of a task is needed by the versions that it describes under that name, not by
+    all versions of its commit.
+    """
     ledger = walk.ledgers[space]
-    refs: dict[CommitNumber, list[str]] = defaultdict(list)
     entries: set[int] = set()
     for version in ledger.kept.values():
-        refs[version.number].append(version.ref)
+        ref = ledger.ref_of(version)
         if id(version.entry) not in entries:
             entries.add(id(version.entry))
-            walk.versions[version.ref] = version
+            walk.versions[ref] = version
         time = walk.adapters.get(version.adapter, version.time)
         walk.adapters[version.adapter] = min(time, version.time)
-        walk.refer(version.adapter, [version.ref])
-        walk.refer(Digest(version.entry.layout), [version.ref])
+        walk.refer(version.adapter, [ref])
+        walk.refer(Digest(version.entry.layout), [ref])
     described = ledger.described()
     for number, digest in ledger.notes.items():
-        of_commit = refs.get(number) or [f"{space}/@c{number}"]
-        walk.refer(digest, of_commit, needed=False)
+        names = described.get(digest, {})
+        of_note = [ref for refs in names.values() for ref in refs] or [f"{space}/@c{number}"]
+        walk.refer(digest, of_note, needed=False)
         if digest not in walk.notes:
             walk.notes[digest] = _read_files(walk, digest)
-        for name in sorted(described.get(digest, ())):
+        for name, refs in sorted(names.items()):
             for named in walk.notes[digest].get(name, ()):
-                walk.refer(named, of_commit, needed=False)
+                walk.refer(named, refs, needed=False)
     for number, digest in ledger.bases.items():
         walk.bases.add(digest)
         walk.refer(digest, [f"{space}/@c{number}"])

@@ -26,7 +26,7 @@ from share_registry.values.shards import Shard
 
 # By what it means: the clause that says so, whatever was checked
 SPARED: Final = " Its second copy is sound: `repair` puts that in its place."
-_CODES: Final = {Outcome.NEWER: "EVO-05", Outcome.LARGE: "DEC-13", Outcome.REMOVED: "NOT-06"}
+_CODES: Final = {Outcome.NEWER: "EVO-05", Outcome.LARGE: "DEC-13"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ class Walk:
         bases: The basis objects.
         refs: Every object that records and notes refer to, with the versions or commits that need
             it, in the order of the logs.
-        needed: The objects that no version can do without: not notes, nor what notes alone name.
+        needed: The objects that no version is decoded without: not notes, nor what notes alone
+            name.
         own: The objects of this shard.
         notes: By note, the objects that it names of each task.
         sizes: Objects whose bytes were read already; 0 where that failed.
@@ -134,7 +135,7 @@ class Walk:
         }
 
     def refer(self, digest: Digest, refs: Iterable[str], *, needed: bool = True) -> None:
-        """Note that versions or commits need an object, or that notes alone name it."""
+        """Note that versions or commits need an object; or that it is a note, or notes name it."""
         if needed:
             self.needed.add(digest)
         self.refs.setdefault(digest, {}).update(dict.fromkeys(refs))
@@ -200,9 +201,8 @@ class Walk:
         elif digest in self.needed or spare:
             self.add(fault.code, subject, f"is not in the store.{spare}", refs)
         else:
-            # spec NOT-06
-            message = "is not in the store: what it said is not known."
-            self.add(fault.code, subject, message, refs, outcome=Outcome.REMOVED)
+            message = "is not in the store, and no record removed it: what it said is not known."
+            self.add("NOT-06", subject, message, refs)
 
 
 def outcome_of(error: ShareRegistryError) -> Outcome:

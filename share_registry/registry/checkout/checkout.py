@@ -33,7 +33,7 @@ from share_registry.registry.evidence import (
     require_recorded,
 )
 from share_registry.registry.log_entries import read_note
-from share_registry.registry.stored_config import GONE_HINT, read_config
+from share_registry.registry.stored_config import lost_file, read_config, without_note
 from share_registry.values.task_version import TaskVersion
 
 _MAX_FILE_BYTES: Final = 4 << 30
@@ -62,7 +62,7 @@ def checkout(
         exact: The adapter as it was committed, bit for bit.
 
     Raises:
-        NotFoundError: the version or one of its objects is not there.
+        NotFoundError: the version is not there, or what described it was purged.
         RefusedError: `exact` where the original was not kept; a value is more than `dtype` holds.
         IntegrityError: stored bytes are not what was committed.
     """
@@ -95,19 +95,17 @@ def version_and_note(context: Context, ref: str, space: str | None) -> tuple[Tas
 
 
 def read_task_note(context: Context, row: TaskVersion) -> TaskNote:
-    """Return the part of a note that describes a version. Raises NotFoundError."""
+    """Return the part of a note that describes a version. Raises as `task_note`."""
     return task_note(read_note(context.store, row.note_digest), row)
 
 
 def task_note(note: Note | None, row: TaskVersion) -> TaskNote:
     """Return the part of a note, None where it is gone, that describes a version.
 
-    Raises NotFoundError.
+    Raises UndescribedError where it is lost, NotFoundError where it was purged.
     """
     if note is None:
-        raise NotFoundError(
-            f"{row.ref}: its note, and with it the config, is not in the store.", hint=GONE_HINT
-        )
+        raise without_note(row)
     return note.of(row.note_task)
 
 
@@ -128,7 +126,7 @@ def read_original(context: Context, row: TaskVersion, note: TaskNote) -> Adapter
     files = Files(
         sizes={name: entry.size for name, entry in entries.items()},
         others=(),
-        read=lambda name, limit: context.store.get(entries[name].object, limit=limit),
+        read=lambda name, limit: _read_file(context, row, entries[name], limit=limit),
     )
     return replace(
         read_files(files, source=note.source or _UNKNOWN),
@@ -142,7 +140,7 @@ def read_original(context: Context, row: TaskVersion, note: TaskNote) -> Adapter
 def describe(context: Context, row: TaskVersion, note: TaskNote, layout: Layout) -> Adapter:
     """Return a version without its tensors.
 
-    Raises NotFoundError where its config is gone.
+    Raises as `read_config`.
     """
     config_bytes = read_config(context, row)
     return Adapter(
@@ -177,22 +175,19 @@ def without_error(adapter: Adapter) -> Adapter:
 def _read_attachments(
     context: Context, row: TaskVersion, entries: Iterable[FileEntry]
 ) -> dict[str, bytes]:
-    return {entry.name: _read_file(context, row, entry) for entry in entries}
+    return {entry.name: _read_file(context, row, entry, limit=_MAX_FILE_BYTES) for entry in entries}
 
 
-def _read_file(context: Context, row: TaskVersion, entry: FileEntry) -> bytes:
+def _read_file(context: Context, row: TaskVersion, entry: FileEntry, *, limit: int) -> bytes:
     try:
-        content = context.store.get(entry.object, limit=_MAX_FILE_BYTES)
+        content = context.store.get(entry.object, limit=limit)
     except NotFoundError as error:
-        raise NotFoundError(
-            f"{row.ref}: attachment {entry.name!r}, object {entry.object}, is not in the store.",
-            hint=GONE_HINT,
-        ) from error
+        raise lost_file(row, f"file {entry.name!r}, object {entry.object},") from error
     # spec NOT-04
     ensure(
         len(content) == entry.size,
         IntegrityError(
-            f"attachment {entry.name!r} has {len(content)} bytes, expected {entry.size}.",
+            f"file {entry.name!r} has {len(content)} bytes, expected {entry.size}.",
             hint="Run verify with level 'deep'.",
         ),
     )

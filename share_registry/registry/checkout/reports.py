@@ -17,7 +17,7 @@ from share_registry.look.units import count
 from share_registry.names import Digest, Side, first_and_more
 from share_registry.registry.checkout.factored import read_factored
 from share_registry.registry.context import Context, with_basis_size
-from share_registry.registry.stored_config import read_config
+from share_registry.registry.stored_config import UndescribedError, read_config
 from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import Commit
 from share_registry.values.cost_reports import AdapterReport, BasisModuleReport, ModuleReport
@@ -179,10 +179,10 @@ def _with_patterns(config: Mapping[str, object], name: str, patterns: str) -> st
 
 
 def _settings(context: Context, row: TaskVersion) -> dict[str, str]:
-    """Return what the config of a stored version says; nothing where it was removed."""
+    """Return what the config of a stored version says; nothing where it is gone."""
     try:
         return describe_config(parse_config(read_config(context, row)))
-    except NotFoundError:
+    except (NotFoundError, UndescribedError):
         return {}
 
 
@@ -196,7 +196,7 @@ def _with_stored_details(
     opened = context.reader().open(row.adapter_digest)
     try:
         pairs = read_factored(context, row).pairs
-    except NotFoundError:
+    except (NotFoundError, UndescribedError):
         # its config is not in the store, and with it the scales (spec NOT-06)
         return report
     return with_details(

@@ -58,9 +58,9 @@ def new_records(source: Store, target: Store, pair: LogPair) -> NewRecords:
     before = ledger.described()
     records, contents, unfinished, damage = _follow(source, pair, ledger)
     described = {
-        note: names - before.get(note, set())
+        note: new
         for note, names in ledger.described().items()
-        if names - before.get(note, set())
+        if (new := names.keys() - before.get(note, {}).keys())
     }
     needed = {
         item: None for item in ledger.objects() if item[0] not in covered or item[0] in described
