@@ -123,6 +123,8 @@ def path(name: str, value: Any) -> Any:
     plain = _plain_path(value)
     if not isinstance(plain, str):
         raise wrong_kind(name, value, "a path", "Give a path.")
+    if not plain:
+        raise wrong_kind(name, value, "a path", "Name one; '.' is this directory.")
     if _NO_PATH.search(plain):
         raise wrong_kind(name, value, "a path", "A path has no NUL and no half character.")
     return value

@@ -12,8 +12,9 @@ import click
 
 from share_registry.cli.output import Printed, terminal_width
 from share_registry.cli.session import session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.cli.verb import free_verb
-from share_registry.errors import RefusedError
+from share_registry.errors import RefusedError, ensure
 from share_registry.look.units import percent, size, typed_percent
 from share_registry.outside.files import Outside
 from share_registry.values.sheet import as_text, sheet_of
@@ -57,7 +58,7 @@ class Tour:
 
 
 @free_verb
-@click.argument("directory", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", required=False, type=TypedPath())
 def demo(*, directory: Path | None) -> Printed:
     """Take a tour with the adapters that ship.
 
@@ -67,8 +68,12 @@ def demo(*, directory: Path | None) -> Printed:
     outside, asked = Outside(), session()
     if directory is None:
         directory = outside.temporary_directory("share-registry-demo-")
-    elif outside.names(directory):
-        raise RefusedError(f"{directory} is not empty.", hint="Give a new or an empty directory.")
+    else:
+        outside.make_directory(outside.absolute(directory))
+        ensure(
+            not outside.names(directory),
+            RefusedError(f"{directory} is not empty.", hint="Give a new or an empty directory."),
+        )
     say = _say_nothing if asked.json or asked.quiet else _say_paragraph
     return run(Tour(root=directory, say=say))
 

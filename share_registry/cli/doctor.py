@@ -51,7 +51,7 @@ def doctor(context: click.Context) -> None:
     members = states | {name: error.message for name, error in errors.items()}
     emit(Printed(title=title, members=members, detailed=True), asked)
     for name, error in errors.items():
-        complain(error, asked, json_wanted=asked.json, about=name)
+        complain(error, asked, root=context.find_root().command, json_wanted=asked.json, about=name)
     for error in errors.values():
         context.exit(error.exit_code)
 

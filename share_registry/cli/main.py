@@ -15,7 +15,8 @@ import click
 
 from share_registry import __version__
 from share_registry.cli.completion import PROGRAM
-from share_registry.cli.output import at_place, complain, for_terminal
+from share_registry.cli.hints import at_place, for_terminal
+from share_registry.cli.output import complain
 from share_registry.cli.session import session_of
 from share_registry.cli.verb import DIFFERENT, with_common_options
 from share_registry.errors import (
@@ -157,9 +158,24 @@ def entry() -> NoReturn:
     Nothing is searched for garbage on the way out.
     """
     complete_streams()
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
     # what asks a process to end is an interrupt: the verb says what it had committed
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = main()
+    signal.signal(signal.SIGTERM, interrupt)
+    # where it is ignored, as behind `nohup`, it stays so
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        code = main()
+    except Exception:
+        # libraries that are interrupted while they load fail in ways of their own
+        if not interrupts:
+            raise
+        code = _explain_interrupt(KeyboardInterrupt(), {})
     gc.freeze()
     try:
         sys.stdout.flush()
@@ -175,7 +191,7 @@ def _explain_interrupt(interrupt: BaseException, options: Mapping[str, Any]) -> 
     cause = interrupt.__cause__ if isinstance(interrupt, click.Abort) else interrupt
     if isinstance(cause, CommitInterrupted):
         click.echo(f"interrupted: {cause.message}", err=True)
-        hint = at_place(for_terminal(cause.hint), session_of(options))
+        hint = at_place(for_terminal(cause.hint, app), session_of(options))
         click.echo(f"hint: {hint}", err=True)
     else:
         click.echo("interrupted", err=True)
@@ -188,6 +204,7 @@ def _explain(
     complain(
         error,
         session_of(options),
+        root=app,
         json_wanted="--json" in arguments[: arguments.index("--") if "--" in arguments else None],
     )
     return error.exit_code

@@ -2,8 +2,6 @@
 
 import dataclasses
 import logging
-import re
-import shlex
 import shutil
 import sys
 import threading
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
+from share_registry.cli.hints import at_place, for_terminal
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.escapes import indented, json_text, one_line, printable
 from share_registry.outside.streams import has_every_letter
@@ -26,27 +25,8 @@ if TYPE_CHECKING:
 
     from share_registry.cli.session import Session
 
-# The next step after an error that names none
-FALLBACK: Final = "Run `share-registry doctor`."
-# Parameters whose option is not called like them
-_SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-label"}
 # Between two lines about progress where there is no terminal
 _EVERY_S: Final = 30.0
-_QUOTES: Final = "'\""
-# Phrases that have no counterpart of their own, and what is said instead
-_PHRASES: Final = (
-    (r"space=(?:\.\.\.)?(?:,| or) -s", "-s"),
-    (r"store= \(--store\)", "--store"),
-    (
-        r"(?:Open|open) (?:it )?with mode 'w'",
-        "Use a verb that writes, such as `share-registry init`",
-    ),
-    (r"(?:Create it|create it) with mode 'c' or", "Create it with"),
-    (r"open it with mode 'r'", "use verbs that only read"),
-    (r"mode '([crw])'", r"a verb that opens it with mode \1"),
-    (r"Give None for all", "Give 0 for all"),
-    (r"Give None for as many", "Leave it out for as many"),
-)
 # What makes the first of what is listed
 _COMMIT: Final = "`share-registry commit ADAPTER` commits a directory of an adapter."
 _FIRST: Final[Mapping[str, str]] = {
@@ -68,25 +48,6 @@ _COLOURS: Final[Mapping[str, dict[str, Any]]] = {
 }
 # Columns of tables that say what to do
 _HINTS: Final = frozenset({"hint", "way out"})
-# A call of a method with texts alone: create_space('minilm', base_model='acme/minilm')
-_TEXT: Final = r"(?:[a-z_]+=)?'[^']*'"
-_CALL: Final = re.compile(rf"\b(?P<verb>[a-z_]+)\((?P<arguments>{_TEXT}(?:, {_TEXT})*)\)")
-# A command line that says not itself where the registry is
-_COMMAND: Final = re.compile(r"`share-registry (?!-R )(?P<verb>[a-z-]+)(?P<rest>[^`]*)`")
-# A password in a catalog's URL, and what stays
-_PASSWORD: Final = re.compile(r"(?P<user>://[^/:@]*):.*@")
-_USER: Final = r"\g<user>@"
-# Verbs that are not about one space
-_OF_REGISTRY: Final = frozenset(
-    {
-        *("clone", "create-space", "db", "demo", "doctor", "init", "pull", "push"),
-        *("quarantine", "rebuild", "repair"),
-    }
-)
-_ARGUMENT: Final = re.compile(
-    r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
-    r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +119,13 @@ def emit(
 
 def _with_commands(sheet: Sheet, session: "Session") -> Sheet:
     """Return a sheet whose columns of hints say commands, as the hints of errors do."""
+    root = click.get_current_context().find_root().command
 
     def rewritten(table: Table) -> Table:
         places = {place for place, header in enumerate(table.headers) if header in _HINTS}
         rows = tuple(
             tuple(
-                at_place(for_terminal(cell), session)
+                at_place(for_terminal(cell, root), session)
                 if place in places and cell not in ("", NOTHING)
                 else cell
                 for place, cell in enumerate(row)
@@ -213,13 +175,18 @@ def say_unless_new(commit: Commit, session: "Session", *, dry_run: bool, already
 
 
 def complain(
-    error: ShareRegistryError, session: "Session", *, json_wanted: bool, about: str = ""
+    error: ShareRegistryError,
+    session: "Session",
+    *,
+    root: click.Command,
+    json_wanted: bool,
+    about: str = "",
 ) -> None:
     """Say on stderr what went wrong and what to do next.
 
     As one JSON object where JSON is wanted.
     """
-    hint = at_place(for_terminal(error.hint), session)
+    hint = at_place(for_terminal(error.hint, root), session)
     message = f"{about}: {error.message}" if about else error.message
     key = {"key": error.key} if isinstance(error, CommitStateUnknownError) else {}
     if json_wanted:
@@ -236,36 +203,6 @@ def complain(
     paint = _painter(sys.stderr)
     for name, text in {"error": message, **key, "hint": hint}.items():
         click.echo(f"{paint(name, name)}: {indented(text, len(name) + 2)}", err=True)
-
-
-def for_terminal(hint: str) -> str:
-    """Return a hint with parameters as options: `word=value` is `--word value`, a flag is `--word`.
-
-    FALLBACK for none.
-    """
-    hint = _CALL.sub(_command, hint)
-    for phrase, said in _PHRASES:
-        hint = re.sub(phrase, said, hint)
-    return re.sub(r"\bbase_labels\b", "--base-label", _ARGUMENT.sub(_option, hint)) or FALLBACK
-
-
-def at_place(hint: str, session: "Session") -> str:
-    """Return a hint whose command lines say where the registry is, as the user did."""
-    options = (("-R", session.registry), ("--store", session.store), ("-s", session.space))
-
-    def placed(command: re.Match[str]) -> str:
-        # `clone` says both of its places itself
-        if command["rest"].endswith(" --help") or command["verb"] == "clone":
-            return command[0]
-        names_space = command["verb"] in _OF_REGISTRY or " --space " in command["rest"]
-        words = [
-            f"{option} {shlex.quote(_PASSWORD.sub(_USER, value))}"
-            for option, value in options
-            if value is not None and (option != "-s" or not names_space)
-        ]
-        return f"`{' '.join(['share-registry', *words, command['verb']])}{command['rest']}`"
-
-    return _COMMAND.sub(placed, hint)
 
 
 @contextmanager
@@ -310,16 +247,6 @@ def watching(
             logger.setLevel(level)
 
 
-def _command(call: re.Match[str]) -> str:
-    """Return a call of a method as the command that does the same."""
-    words = ["share-registry", call["verb"].replace("_", "-")]
-    for name, value in re.findall(r"(?:(\w+)=)?'([^']*)'", call["arguments"]):
-        if name:
-            words.append(f"--{name.replace('_', '-')}")
-        words.append(shlex.quote(value.replace("\\\\", "\\")))
-    return f"`{' '.join(words)}`"
-
-
 @contextmanager
 def _ticking(doing: str, every_s: float) -> Iterator[Callable[[str, int, int], None]]:
     """Write at times how far a verb is: who reads a log sees that it is not stuck."""
@@ -341,14 +268,6 @@ def _ticking(doing: str, every_s: float) -> Iterator[Callable[[str, int, int], N
     finally:
         ended.set()
         ticker.join()
-
-
-def _option(argument: re.Match[str]) -> str:
-    name = _SPELLED.get(argument["name"], argument["name"].replace("_", "-"))
-    value = argument["value"] or "..."
-    if value in ("...", "True"):
-        return f"--{name}"
-    return f"--no-{name}" if value == "False" else f"--{name} {value.strip(_QUOTES)}"
 
 
 class _Steps(logging.Handler):

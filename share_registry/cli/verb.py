@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
+from typing_extensions import override
 
 from share_registry.cli.completion import SPACE
 from share_registry.cli.output import emit, say, watching
 from share_registry.cli.session import Session, session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.errors import InvalidInputError, ensure
 
 if TYPE_CHECKING:
@@ -31,6 +33,17 @@ MEMORY: Final = "memory://"
 DIFFERENT: Final = 9
 _NOTHING_KEPT: Final = f"note: {MEMORY} keeps nothing: it is gone when this ends"
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
+
+
+class _Verb(click.Command):
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            # click's parser does not say of which verb an option lacks its value
+            error.ctx = error.ctx or ctx
+            raise
 
 
 def with_common_options(command: C) -> C:
@@ -94,7 +107,7 @@ def verb(
                         say(text, asked)
                 emit(result, asked, brief=mode != "r", lists=lists)
 
-        return with_common_options(click.command()(run))
+        return with_common_options(click.command(cls=_Verb)(run))
 
     return decorate
 
@@ -114,7 +127,7 @@ def free_verb(function: Callable[P, object]) -> click.Command:
         gc.enable()
         emit(function(*args, **kwargs), session())
 
-    return with_common_options(click.command()(run))
+    return with_common_options(click.command(cls=_Verb)(run))
 
 
 def with_options(
@@ -291,7 +304,7 @@ sign_option: Final = click.option(
 base_config_option: Final = click.option(
     "--base-config",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=TypedPath(),
     help="For llama.cpp: config.json of the base model, or its directory. [of the Hub's cache]",
 )
 target_options: Final = with_options(

@@ -311,8 +311,8 @@ class HubBranch:
                     raise
                 raise RefusedError(
                     f"{self.place} cannot be written: {said_by(error)}",
-                    hint="Mend what the Hub says; what a card names as base_model='owner/name' "
-                    "must be a model of the Hub.",
+                    hint="Mend what the Hub says; the base model that a card names must be a model "
+                    "of the Hub, as owner/name.",
                 ) from error
             except RuntimeError as error:
                 # around what went wrong in a thread that uploads, and by the uploader of hf_xet

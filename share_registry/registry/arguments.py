@@ -178,8 +178,6 @@ def check_place(name: str, value: Any) -> None:
     Raises InvalidInputError.
     """
     kinds.path(name, value)
-    if not os.fspath(value):
-        raise wrong_kind(name, value, "a directory or URL", "Name one; '.' is this directory.")
     kinds.text(name, os.fspath(value))
 
 
@@ -457,6 +455,9 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "to": check_copy,
     "turn": _whole,
     "until": _moment,
+    "sync.grace_days": _days(
+        "1 keeps what was served within the last day; 0 keeps nothing for requests in flight."
+    ),
     "upload.expected": kinds.text,
     "upload.location": kinds.text,
     "weighting": kinds.text,

@@ -84,7 +84,7 @@ class LocalStore(Store):
             self._format = self._outside.read(self._root / FORMAT, limit=MAX_FORMAT_BYTES)
         except NotFoundError as error:
             raise NotFoundError(
-                f"there is no registry at {root}.",
+                f"there is no registry at {self._root}.",
                 hint="Create it with mode 'c' or `share-registry init`.",
             ) from error
         self._identity = identity_of(self._format, writing=not read_only)

@@ -1,17 +1,21 @@
 """Hints are spoken in options, not in Python."""
 
+import ast
 import json
 import re
 import shlex
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from share_registry.cli.main import main
-from share_registry.cli.output import FALLBACK, at_place, for_terminal
+from share_registry.cli.hints import FALLBACK, at_place, for_terminal
+from share_registry.cli.main import app, commands, main
 from share_registry.cli.session import Session
 from tests.cli.conftest import Runner
 from tests.cli.tiny import write_adapter
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +68,69 @@ from tests.cli.tiny import write_adapter
             "Give None for as many as there are processors.",
             "Leave it out for as many as there are processors.",
         ),
+        (
+            "Convert it: torch.load(path, weights_only=True), with format='peft-bin'.",
+            "Convert it: torch.load(path, weights_only=True), with --format peft-bin.",
+        ),
+        (
+            "peft.save_as_lora(directory, model, rank=0.9999) or save(f(x), exact=True)",
+            "peft.save_as_lora(directory, model, rank=0.9999) or save(f(x), exact=True)",
+        ),
+        ("Train it with wd_on_output=True.", "Train it with wd_on_output=True."),
+        ("Ask observe(device='meta').", "Ask observe(device='meta')."),
+        ("What came before: log(before=).", "What came before: `share-registry log --before`."),
+        (
+            "Fit one: registry.refit(max_rank=32, force=True).",
+            "Fit one: `share-registry refit --max-rank 32 --force`.",
+        ),
+        ("Name one as adapter_name, or all.", "Name one as --adapter-name, or all."),
+        ("If it is that, give space='a b' once.", "If it is that, give --space 'a b' once."),
+        ("Give budgets=(0.01, 0.05).", "Give --budget 0.01 --budget 0.05."),
+        ("Give refs=[...] or alias=....", "Give REF or --alias."),
+        ("Run it with --no-dry-run (dry_run=False).", "Run it with --no-dry-run."),
+        (
+            "share them; a registry opened with mode 'r' reads its store instead.",
+            "share them; verbs that only read take its store instead.",
+        ),
         ("", FALLBACK),
     ],
 )
 def test_a_hint_is_spoken_in_options(hint: str, said: str) -> None:
-    assert for_terminal(hint) == said
+    assert for_terminal(hint, app) == said
+
+
+def _literal(node: ast.expr) -> str:
+    """Return the text that a literal has, `X` for what is put into it."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_literal(part) for part in node.values)
+    return "X" if isinstance(node, ast.FormattedValue) else ""
+
+
+def test_no_hint_of_the_package_names_an_option_that_no_verb_has() -> None:
+    options = {
+        option
+        for command in commands().values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    hints = [
+        _literal(keyword.value)
+        for path in (ROOT / "share_registry").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "hint"
+    ]
+    assert len(hints) > 300
+    for hint in hints:
+        said = for_terminal(hint, app)
+        named = set(re.findall(r"--[a-z-]+", said)) - set(re.findall(r"--[a-z-]+", hint))
+        assert named <= options, said
+        assert not re.search(r"mode '?[rwc]\b", said), said
+        for call in re.findall(r"\b(?!registry\.)\w+\.\w+\([^()]*\)", hint):
+            assert call in said
 
 
 def _commands(hint: str) -> list[list[str]]:

@@ -105,3 +105,70 @@ def test_a_checkout_replaces_what_stands_there_where_it_is_told_to(
 def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "share_registry", "--version"]
     assert subprocess.run(command, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("checkout", "cola", "-o", ""),
+        ("commit", ""),
+        ("export", "cola", ""),
+        ("import", ""),
+        ("report", "cola", "-o", ""),
+        ("similar", ""),
+        ("sync", ""),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_empty_path_is_not_this_directory(
+    run: Runner, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    before = {*tmp_path.rglob("*")}
+    assert _hint(run, *arguments, code=2) == "Name one; '.' is this directory."
+    assert {*tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [("checkpoint", "-o"), ("log", "--plot"), ("report", "cola", "-o")]
+)
+def test_no_file_is_called_like_standard_output(
+    run: Runner, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert "./-" in _hint(run, *arguments, "-", code=2)
+    assert not [*tmp_path.glob("-*")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("checkout", "cola", "-o", "a"),
+        ("demo", "a"),
+        ("export", "cola", "a"),
+        ("export", "cola", "a/x"),
+        ("sync", "a"),
+        ("sync", "a/x"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_in_the_place_of_a_directory_has_one_code(
+    run: Runner, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "a").write_text("mine")
+    run(*arguments, code=7)
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_an_option_without_its_value_names_the_help_of_its_verb(run: Runner) -> None:
+    assert _hint(run, "log", "--metric", code=2) == "Run `share-registry log --help`."
+
+
+def test_the_days_of_sync_are_explained_with_its_own(run: Runner) -> None:
+    assert _hint(run, "sync", "served", "--grace-days", "-1", code=2).startswith("1 keeps ")
+    assert _hint(run, "gc", "--grace-days", "-1", code=2).startswith("7 spares ")
+
+
+def test_the_full_stop_behind_a_place_is_not_read_as_part_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-R", ".", "ls"]) == 3
+    assert f"there is no registry at {tmp_path}.\n" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is printed where an output is closed, or cannot encode every letter."""
+"""How the command ends: with closed outputs, without some letters, interrupted."""
 
 import json
 import os
@@ -17,7 +17,7 @@ MESSAGE: Final = "better \N{RIGHTWARDS ARROW} \N{GRINNING FACE}"
 
 
 def _spawn(
-    run: Runner, arguments: str, *, encoding: str = "utf-8"
+    run: Runner, arguments: str, *, encoding: str = "utf-8", libraries: Path = ROOT
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a line of the shell."""
     command = f"exec {sys.executable} -m share_registry -R {run.registry} {arguments}"
@@ -25,7 +25,7 @@ def _spawn(
         ["sh", "-c", command],
         capture_output=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        env=os.environ | {"PYTHONPATH": f"{libraries}:{ROOT}", "PYTHONIOENCODING": encoding},
     )
 
 
@@ -69,3 +69,26 @@ def test_json_loses_no_letter_to_the_encoding(run: Runner) -> None:
     assert MESSAGE in json.dumps(listed, ensure_ascii=False)
     refused = _spawn(run, f"show '{MESSAGE}' --json", encoding="cp1252")
     assert MESSAGE in json.loads(refused.stderr)["message"]
+
+
+INTERRUPTED: Final = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    pass
+raise AttributeError("module 'numpy' has no attribute 'matrix'")
+"""
+
+
+@pytest.mark.parametrize("source", ["raise AttributeError('matrix')", INTERRUPTED])
+def test_a_library_that_fails_as_it_was_interrupted_is_an_interrupt(
+    run: Runner, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "uvicorn.py").write_text(source)
+    done = _spawn(run, "serve", libraries=tmp_path)
+    if source == INTERRUPTED:
+        assert (done.returncode, done.stderr) == (130, b"interrupted\n")
+    else:
+        assert (done.returncode, b"Traceback" in done.stderr) == (1, True)

@@ -38,6 +38,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
         yield registry
 
 
+@pytest.mark.parametrize("verb", ["commit", "export", "sync"])
+def test_an_empty_path_is_not_the_current_directory(verb: str, registry: sr.Registry) -> None:
+    ref = ("cola",) if verb == "export" else ()
+    with pytest.raises(sr.InvalidInputError, match="expected a path") as caught:
+        getattr(registry, verb)(*ref, "")
+    assert caught.value.hint.startswith("Name one")
+
+
 REFS: dict[str, Callable[[sr.Registry, Any], Any]] = {
     "checkout": lambda registry, ref: registry.checkout(ref),
     "export": lambda registry, ref: registry.export(ref, Path(registry.location).parent / "out"),

@@ -8,6 +8,7 @@ import click
 from share_registry.cli.completion import REF
 from share_registry.cli.output import emit, watching
 from share_registry.cli.session import session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.cli.verb import (
     DIFFERENT,
     checkpoint_or_time,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=TypedPath(is_output=True),
     metavar="FILE",
     help="Also write it into this file, and the signature into FILE.sig.",
 )

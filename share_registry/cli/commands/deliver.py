@@ -8,6 +8,7 @@ import click
 from share_registry.cli.completion import ALIAS, REF
 from share_registry.cli.output import Printed, emit, watching
 from share_registry.cli.session import session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.cli.verb import (
     author_option,
     base_config_option,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=TypedPath(),
     required=True,
     help="Directory to write the adapter into.",
 )
@@ -74,7 +75,7 @@ def checkout(
 
 @verb("r", doing="exporting", writing="record")
 @click.argument("ref", type=REF)
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=TypedPath())
 @click.option(
     "--name",
     metavar="NAME",
@@ -108,7 +109,7 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
 
 
 @free_verb
-@click.argument("root", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("root", type=TypedPath())
 @click.option(
     "--alias", type=ALIAS, default="prod", show_default=True, metavar="NAME", help="Of what."
 )
@@ -154,7 +155,7 @@ def sync(root: Path, **options: Any) -> None:
 
 
 @free_verb
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=TypedPath())
 @signatory_options
 @click.option("--signature", metavar="FILE", help="File of the signature. [DIRECTORY.sig]")
 def verify_export(directory: Path, **options: Any) -> object:
@@ -175,7 +176,7 @@ def verify_export(directory: Path, **options: Any) -> object:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=TypedPath(is_output=True),
     required=True,
     metavar="FILE",
     help="HTML file to write.",
@@ -208,7 +209,7 @@ def report(registry: "Registry", /, ref: str | None, *, output: Path, overwrite:
 
 
 @verb("r", doing="reading")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="FILE", type=TypedPath(is_output=True))
 @click.argument("refs", metavar="[REF]...", nargs=-1, type=REF)
 @click.option(
     "--alias",

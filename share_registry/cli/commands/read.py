@@ -8,6 +8,7 @@ import click
 from share_registry.cli.completion import ALIAS, FILES, REF, TASK
 from share_registry.cli.output import emit, say
 from share_registry.cli.session import session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.cli.verb import (
     commit_of,
     format_option,
@@ -67,7 +68,7 @@ _Listed = TypeVar("_Listed", Log, list[Task])
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=TypedPath(is_output=True),
     metavar="FILE",
     help="Also draw versions and aliases over these commits, as PNG, SVG or PDF.",
 )
@@ -98,7 +99,7 @@ def log(
 @click.option("--modules", is_flag=True, help="Also list its modules.")
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=TypedPath(is_output=True),
     metavar="FILE",
     help="Also draw bits and errors of its modules, as PNG, SVG or PDF.",
 )

@@ -9,6 +9,7 @@ import click
 from share_registry.cli.completion import FILES, TASK
 from share_registry.cli.output import Printed, say_unless_new
 from share_registry.cli.session import session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.cli.verb import (
     author_option,
     budget_of,
@@ -181,7 +182,7 @@ def merge(registry: "Registry", /, parents: dict[str, float], **options: Any) ->
 @click.option("--metric", metavar="NAME", help="A recorded metric instead of the error.")
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=TypedPath(is_output=True),
     metavar="FILE",
     help="Also draw it, as PNG, SVG or PDF.",
 )
@@ -211,7 +212,7 @@ def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None)
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=TypedPath(is_output=True),
     metavar="FILE",
     help="Also draw explained variance and bytes against error.",
 )

@@ -9,6 +9,7 @@ import click
 from share_registry.cli.completion import ALIAS, FILES, REF, TASK
 from share_registry.cli.output import emit, say_unless_new
 from share_registry.cli.session import Session, session
+from share_registry.cli.typed_path import TypedPath
 from share_registry.cli.verb import (
     author_option,
     budget_of,
@@ -167,7 +168,7 @@ def _check_import(asked: Session, options: Mapping[str, Any]) -> None:
 @click.argument("sources", type=FILES, metavar="[DIRECTORY]...", nargs=-1)
 @click.option(
     "--from-file",
-    type=click.Path(path_type=Path),
+    type=TypedPath(),
     metavar="CSV",
     help="A list of adapters, one row each; its first row names the columns.",
 )

@@ -168,7 +168,7 @@ def part_of_pipeline(
             return pairs, []
         remark = (
             f"module paths begin with the part of the pipeline ({', '.join(listed)}); one part"
-            f" alone, under paths that PEFT finds in it, is adapter_name={listed[0]!r}."
+            f" alone, under paths that PEFT finds in it, is read by adapter name {listed[0]!r}."
         )
         return pairs, [remark]
     own = [

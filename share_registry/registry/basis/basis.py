@@ -91,7 +91,7 @@ def basis(context: Context, space: str | None, *, at: At | None = None) -> Basis
     if current is None:
         raise NotFoundError(
             f"space {where!r} has no basis{'' if at is None else ' at that moment'}.",
-            hint="Make one with refit, or give several adapters to commit_many.",
+            hint="Make one with refit, or give several adapters to one commit.",
         )
     return Basis(
         space=where,
