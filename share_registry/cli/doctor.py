@@ -81,6 +81,7 @@ def _registry(asked: Session) -> Iterator[_Check]:
     yield "store", location.address
     if root is not None:
         yield "store directories", _look(_directories, root)
+        yield "write access", _write_access(root)
     # of a store in a bucket, of what is kept of it here
     if (folder := root or location.index) is not None:
         yield "free space", _free_space(folder)
@@ -109,6 +110,16 @@ def _directories(root: Path) -> str:
     return ", ".join(["FORMAT", *(f"{name}/" for name in there)])
 
 
+def _write_access(root: Path) -> str:
+    """Say whether this user can commit. Who may only read is no failure."""
+    outside = Outside()
+    folders = [path for path in (root, root / "objects", root / "spaces") if outside.exists(path)]
+    closed = [str(path) for path in folders if not outside.may_write(path)]
+    if not closed:
+        return "yes"
+    return f"none: this user can only read the registry, as {closed[0]} is not writable"
+
+
 def _free_space(root: Path) -> str:
     outside = Outside()
     whole = outside.absolute(root)
@@ -119,4 +130,8 @@ def _free_space(root: Path) -> str:
 def _spaces(asked: Session) -> str:
     with asked.open("r") as registry:
         spaces = [f"{space.name} ({space.commits} commits)" for space in registry.spaces()]
+        ends = registry.context.ends
+        # that the last record of a log is gone hinders nobody from reading what is before it
+        for error in (*ends.unknown.values(), *ends.lost.values()):
+            raise error
     return ", ".join(spaces) or "none yet"

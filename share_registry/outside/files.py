@@ -102,6 +102,12 @@ class Outside(Surroundings):
         with translate_errors(path):
             return shutil.disk_usage(path).free
 
+    def may_write(self, folder: Path) -> bool:
+        """Tell whether this user may make files in a directory, as far as its rights say so."""
+        return os.access(
+            folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+        )
+
     def temporary_directory(self, prefix: str) -> Path:
         """Create a directory of our own where the system keeps temporary ones.
 

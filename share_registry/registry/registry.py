@@ -1625,10 +1625,12 @@ class Registry:
         A commit or a copy can then put sound ones in their place. Nothing is deleted.
 
         Args:
-            digests: The objects, by their digests, as `verify` names them.
+            digests: The objects, by their digests, as `verify` names them: whole, or the first 8
+                digits or more.
             force: Move also what is sound: versions that need it cannot be read then.
 
         Raises:
+            InvalidInputError: it is the beginning of several, which are named.
             NotFoundError: there is no such object.
             RefusedError: one is sound; nothing was moved.
         """

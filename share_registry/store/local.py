@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Final, Self
 
 from typing_extensions import override
@@ -87,7 +88,15 @@ class LocalStore(Store):
                 f"there is no registry at {self._root}.",
                 hint="Create it with mode 'c' or `share-registry init`.",
             ) from error
-        self._identity = identity_of(self._format, writing=not read_only)
+        try:
+            self._identity = identity_of(self._format, writing=not read_only)
+        except IntegrityError as error:
+            path = quote(str(root / FORMAT))
+            raise IntegrityError(
+                f"{root / FORMAT} is damaged: {error.message}",
+                hint=f"Every copy of the registry has the same: `cp -f COPY/FORMAT {path}`, "
+                "then `share-registry verify`.",
+            ) from error
 
     @classmethod
     def create(cls, root: Path, outside: Outside, identity: str) -> Self:

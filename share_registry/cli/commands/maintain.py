@@ -307,6 +307,8 @@ def repair(*, from_: str | None, dry_run: bool) -> None:
 def quarantine(registry: "Registry", /, digests: tuple[str, ...], **options: Any) -> object:
     """Move damaged objects out of the way, never delete them.
 
+    The 8 digits that `verify` shows of a digest suffice, unless several begin with them.
+
     Their names are free then for sound bytes: commit the adapter again, or copy the files.
     """
     return registry.quarantine(digests, **options)

@@ -45,6 +45,9 @@ from share_registry.values.shards import Shard
 
 # Missing records that are named one by one, of those between two that are there
 _LISTED_OF_HOLE: Final = 100
+# Damaged objects that a hint names, by so many digits
+_NAMED: Final = 4
+_DIGITS: Final = 8
 LEVELS: Final = ("quick", "data", "deep")
 _DAY_S: Final = 24 * 60 * 60
 # By what it means: the error that is raised for it, and the next step
@@ -200,7 +203,16 @@ def _hint(wrong: Sequence[Finding]) -> str:
         return "Move what does not belong there out of the store."
     if all(finding.message.endswith(SPARED) for finding in wrong):
         return "`share-registry repair` puts the second copies in their place."
-    return ""
+    if all(finding.outcome is not Outcome.DAMAGED for finding in wrong):
+        return ""
+    rotten = [finding.what.split()[1][:_DIGITS] for finding in wrong if finding.code == "OBJ-01"]
+    if not rotten:
+        return ""
+    digests = " ".join([*dict.fromkeys(rotten)][:_NAMED])
+    return (
+        f"{_RAISED[Outcome.DAMAGED][1]} Without a copy: `share-registry quarantine {digests}`, "
+        "then commit the adapter again."
+    )
 
 
 def _check_log(walk: Walk, space: SpaceName) -> None:

@@ -39,6 +39,7 @@ from share_registry.registry.commands.commit_plan import (
 )
 from share_registry.registry.commands.dependents import check_dependents
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
+from share_registry.registry.commands.heal import heal_unchanged
 from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import (
     check_options,
@@ -168,6 +169,8 @@ def commit_request(
     with context.catalog.begin() as session:
         plan = plan_commit(context, session, request, space)
     target = plan.target
+    if plan.unchanged:
+        heal_unchanged(context, plan, request)
     if plan.earlier is not None:
         # its writer may have died before it was durable
         context.store.sync_log(target.name)

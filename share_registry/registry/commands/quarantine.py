@@ -50,6 +50,8 @@ from share_registry.values.checks import Quarantine
 _LOG: Final = logging.getLogger(__name__)
 _STATE: Final = re.compile(r"(?:(?P<space>[^/@]+)/?)?@c(?P<number>0|[1-9]\d{0,14})")
 _LISTED: Final = 8
+# Enough of a digest to name an object, as `verify` shows it
+_BEGINNING: Final = re.compile(r"[0-9a-f]{8,63}")
 
 
 def rebuild(context: Context, accept_loss: bool | str, *, space: str | None) -> int:
@@ -141,11 +143,11 @@ def set_aside_objects(context: Context, digests: Sequence[str], *, force: bool) 
 
     Args:
         context: The registry.
-        digests: The objects.
+        digests: The objects; of a digest, the first 8 digits or more suffice.
         force: Whether those that are sound are moved too.
 
     Raises:
-        InvalidInputError: no digest.
+        InvalidInputError: no digest, or the beginning of several.
         NotFoundError: there is no such object.
         RefusedError: one is sound; nothing was moved.
     """
@@ -153,7 +155,7 @@ def set_aside_objects(context: Context, digests: Sequence[str], *, force: bool) 
     ensure(
         digests, InvalidInputError("no object is named.", hint="`verify` names what is damaged.")
     )
-    checked = [checked_digest(digest) for digest in dict.fromkeys(digests)]
+    checked = [*dict.fromkeys(_object_of(context, digest) for digest in digests)]
     place = new_place(context)
     names = [object_name(digest) for digest in checked]
     # under the lock that publishing takes: what a writer saw there stays until its record names it
@@ -171,6 +173,32 @@ def set_aside_objects(context: Context, digests: Sequence[str], *, force: bool) 
             context.store.set_aside(name, place)
     context.forget_decoded()
     return Quarantine(place=f"quarantine/{place}", moved=tuple(names))
+
+
+def _object_of(context: Context, text: str) -> Digest:
+    """Return the object whose digest is a text or, of 8 digits or more, begins with it.
+
+    Raises InvalidInputError, NotFoundError.
+    """
+    if _BEGINNING.fullmatch(text) is None:
+        return checked_digest(text)
+    fitting = sorted(digest for digest, _ in context.store.objects() if digest.startswith(text))
+    ensure(
+        fitting,
+        NotFoundError(
+            f"no object of the store has a digest that begins with {text}.",
+            hint="`share-registry verify` names what is damaged.",
+        ),
+    )
+    ensure(
+        len(fitting) == 1,
+        InvalidInputError(
+            f"{len(fitting)} objects have a digest that begins with {text}: "
+            f"{first_and_more(fitting, _LISTED)}.",
+            hint="Give more of its digits.",
+        ),
+    )
+    return fitting[0]
 
 
 @contextmanager
