@@ -201,7 +201,7 @@ def test_what_is_odd_is_remarked(run: Runner, sources: Path) -> None:
 
 def test_what_cannot_be_meant_is_refused_for_what_it_is(run: Runner, sources: Path) -> None:
     assert "c99" in run("-s", "tiny-model", "log", "--before", "c99", code=3).err
-    for place, said in (("ftp://host/x", "sqlite or postgresql"), ("", "expected a directory")):
+    for place, said in (("ftp://host/x", "sqlite or postgresql"), ("", "expected a path")):
         assert main(["-R", place, "ls"]) == 2
         assert said in run._capsys.readouterr().err
     assert main(["-q", "-R", "memory://", "commit", str(sources / "cola")]) == 0

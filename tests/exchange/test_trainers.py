@@ -271,7 +271,9 @@ def test_a_pickle_of_peft_is_read_where_that_is_asked_for(
 ) -> None:
     plain = read(copied("plain"))
     folder = pickled(tmp_path / "pickled", plain.state_dict(), tmp_path / "plain")
-    with pytest.raises(sr.InvalidInputError, match="pickles are opened where that is asked for alone"):
+    with pytest.raises(
+        sr.InvalidInputError, match="pickles are opened where that is asked for alone"
+    ):
         read(folder)
     adapter = read(folder, format="peft-bin")
     assert adapter.config_bytes == plain.config_bytes

@@ -209,7 +209,7 @@ def test_an_ambiguous_id_names_the_candidates(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_a_name_the_only_space_is_meant() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
-        with pytest.raises(RefusedError, match="none yet"):
+        with pytest.raises(RefusedError, match="there is no space yet"):
             space_of(session, None)
         story().apply(session)
         assert space_of(session, None) == "base"

@@ -105,3 +105,11 @@ def test_the_space_of_a_task_goes_before_the_scope(registry: sr.Registry) -> Non
         scoped.merge({"cola": 1}, task="one/both")
     with pytest.raises(sr.InvalidInputError, match="several spaces: one, two"):
         registry.commit_many({"one/x": FIRST, "two/x": FIRST})
+
+
+def test_without_a_space_the_first_commit_is_hinted_at(tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "empty") as empty:
+        for ask in (empty.analyze, empty.retention, empty.report):
+            with pytest.raises(sr.RefusedError, match="there is no space yet") as error:
+                ask()
+            assert "commit ADAPTER" in error.value.hint

@@ -291,12 +291,20 @@ def space_of(session: Session, name: str | None) -> SpaceName:
                 f"space {name!r} does not exist.", hint=near_misses(name, list(spaces))
             )
         return SpaceName(name)
-    if len(spaces) != 1:
-        listed = f"there are {len(spaces)}: {', '.join(spaces[:8])}"
-        raise RefusedError(
-            f"no space is named and {listed if spaces else 'there are none yet'}.",
+    ensure(
+        spaces,
+        RefusedError(
+            "there is no space yet.",
+            hint="The first commit makes one: `share-registry commit ADAPTER`.",
+        ),
+    )
+    ensure(
+        len(spaces) == 1,
+        RefusedError(
+            f"no space is named and there are {len(spaces)}: {', '.join(spaces[:8])}.",
             hint="Name one with space=, -s or $SHARE_REGISTRY_SPACE.",
-        )
+        ),
+    )
     return spaces[0]
 
 
