@@ -119,6 +119,9 @@ def test_the_hint_of_verify_and_a_commit_bring_a_rotten_object_back(
         command = re.search(r"`share-registry quarantine ([^`]*)`", caught.value.hint)
         assert command is not None
         registry.quarantine(command[1].split())
+        with pytest.raises(sr.IntegrityError) as caught:
+            registry.verify()
+        assert caught.value.hint.endswith("Without a copy: commit the adapter again.")
         registry.commit_many(both(source))
         assert registry.verify("deep").ok
 

@@ -45,6 +45,8 @@ from share_registry.values.shards import Shard
 
 # Missing records that are named one by one, of those between two that are there
 _LISTED_OF_HOLE: Final = 100
+# Clauses of objects that are missing
+_GONE: Final = frozenset({"OBJ-02", "NOT-06"})
 # Damaged objects that a hint names, by so many digits
 _NAMED: Final = 4
 _DIGITS: Final = 8
@@ -206,13 +208,11 @@ def _hint(wrong: Sequence[Finding]) -> str:
     if all(finding.outcome is not Outcome.DAMAGED for finding in wrong):
         return ""
     rotten = [finding.what.split()[1][:_DIGITS] for finding in wrong if finding.code == "OBJ-01"]
-    if not rotten:
+    if not rotten and not any(finding.code in _GONE for finding in wrong):
         return ""
     digests = " ".join([*dict.fromkeys(rotten)][:_NAMED])
-    return (
-        f"{_RAISED[Outcome.DAMAGED][1]} Without a copy: `share-registry quarantine {digests}`, "
-        "then commit the adapter again."
-    )
+    aside = f"`share-registry quarantine {digests}`, then " if rotten else ""
+    return f"{_RAISED[Outcome.DAMAGED][1]} Without a copy: {aside}commit the adapter again."
 
 
 def _check_log(walk: Walk, space: SpaceName) -> None:
