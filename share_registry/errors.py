@@ -26,6 +26,11 @@ class ShareRegistryError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def public_name(self) -> str:
+        """Name of its class; of one that a module keeps for itself, that of the one it is of."""
+        return next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
+
     def __str__(self) -> str:
         return printable(f"{self.message} {self.hint}".rstrip())
 

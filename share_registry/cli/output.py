@@ -191,7 +191,7 @@ def complain(
     key = {"key": error.key} if isinstance(error, CommitStateUnknownError) else {}
     if json_wanted:
         said = {
-            "error": type(error).__name__,
+            "error": error.public_name,
             "message": message,
             "hint": hint,
             "exit_code": error.exit_code,

@@ -312,7 +312,7 @@ class HubBranch:
                 raise RefusedError(
                     f"{self.place} cannot be written: {said_by(error)}",
                     hint="Mend what the Hub says; the base model that a card names must be a model "
-                    "of the Hub, as owner/name.",
+                    "of the Hub: base_model='owner/name'.",
                 ) from error
             except RuntimeError as error:
                 # around what went wrong in a thread that uploads, and by the uploader of hf_xet

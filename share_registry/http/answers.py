@@ -87,7 +87,7 @@ def error_answer(
 ) -> JsonAnswer:
     """Return an error as the command line prints it with `--json`."""
     document = {
-        "error": type(error).__name__,
+        "error": error.public_name,
         "message": error.message,
         "hint": error.hint,
         "exit_code": error.exit_code,

@@ -164,7 +164,7 @@ def test_a_dry_run_takes_and_refuses_what_the_import_does(
 def test_what_is_no_list_and_no_source_is_refused(registry: sr.Registry, folder: Path) -> None:
     with pytest.raises(sr.InvalidInputError, match="is no file"):
         registry.import_many(from_file=folder)
-    with pytest.raises(sr.InvalidInputError, match="empty text"):
+    with pytest.raises(sr.InvalidInputError, match="expected a path"):
         registry.import_many("")
 
 

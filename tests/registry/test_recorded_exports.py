@@ -246,7 +246,8 @@ def test_where_the_note_is_gone_it_is_not_known_where_to(tmp_path: Path) -> None
         assert detail.endswith("); its note is not in the store")
         # of the version nothing became unknown
         assert registry.export("cola", tmp_path / "again").path.exists()
-        assert registry.verify().ok
+        with pytest.raises(sr.IntegrityError, match="NOT-06"):
+            registry.verify()
 
 
 def test_a_directory_that_is_no_text_is_recorded_all_the_same(

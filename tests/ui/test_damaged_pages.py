@@ -27,8 +27,7 @@ def test_a_task_whose_objects_are_damaged_is_shown_and_says_so(story: Path, tmp_
         assert f"object {digest}" in Document(spectra.text).text
         found = Document(client.get("/verify?level=data").text)
         assert {"OBJ-01", "damaged"} <= {*found.text.split()}
-        # the name that the task had then leads to it
-        assert f"/tasks/{SPACE}/first@v2" in found.links
+        assert f"/tasks/{SPACE}/cola@v2" in found.links
 
 
 def test_a_damaged_space_costs_its_own_pages_alone(story: Path, tmp_path: Path) -> None:
