@@ -70,6 +70,7 @@ def _print(place: Path, registry: Path, rounds: int) -> None:
     seconds: dict[str, list[tuple[float, float]]] = {line: [] for line in LINES}
     served = place / "served"
     _child("cold", registry, served)
+    print(f"{_statements(registry, place / 'counted')} statements to the catalog\n")
     files = [path for path in served.rglob("*") if path.is_file()]
     total = sum(path.stat().st_size for path in files)
     print(f"{len(files)} files, {total / 1e6:.0f} MB; median of {rounds} rounds\n")
@@ -91,6 +92,18 @@ def _print(place: Path, registry: Path, rounds: int) -> None:
             f"| {LINES[line]} | {walls[line]:.2f} | {work:.2f} | {walls[line] / walls['floor']:.2f} |"
         )
     print(f"\ncold over the floor, round by round: {', '.join(f'{each:.2f}' for each in ratios)}")
+
+
+def _statements(registry: Path, root: Path) -> int:
+    """Return how many statements a cold sync sends to the catalog."""
+    import share_registry as sr
+    from tests.catalog.statements import counting_statements
+
+    with sr.Registry.open(registry, mode="r") as opened:
+        opened.tasks()
+        with counting_statements() as statements:
+            opened.sync(root)
+    return len(statements)
 
 
 def _child(what: str, registry: Path, root: Path) -> tuple[float, float]:
