@@ -19,7 +19,7 @@ import torch
 
 from share_registry.algebra.solve import svd
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.errors import (
     CatalogError,
     FormatError,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from share_registry.catalog.queries import aliases, log as log_pages, lookups, task_histories
-from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.catalog.queries.retention_rows import metric_names, size_of_matrix
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks, unknown_names
 from share_registry.errors import ShareRegistryError

@@ -16,8 +16,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.queries import lookups, removed_versions, version_lookups
-from share_registry.catalog.queries.lookups import NameClaim
-from share_registry.catalog.queries.resolution import namings_of, resolve
+from share_registry.catalog.queries.name_claims import (
+    NameClaim,
+    claims_of_reference,
+    claims_of_task,
+)
+from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session, clean
 from share_registry.errors import ConflictError, IntegrityError, NotFoundError, ensure
 from share_registry.format.canonical import parse_foreign, sha256
@@ -51,22 +55,22 @@ def resolve_recorded(context: Context, ref: str, *, space: str | None) -> Resolv
     """
     with context.reading() as session:
         target = resolve(session, ref, space=space)
-        namings = namings_of(session, ref, space=space, present=target.task)
-    require_given(context, namings)
+        claims = claims_of_reference(session, ref, space=space, present=target.task)
+    require_given(context, claims)
     return target
 
 
-def require_given(context: Context, namings: Iterable[NameClaim]) -> None:
+def require_given(context: Context, claims: Iterable[NameClaim]) -> None:
     """Check that records gave names as the catalog says. Raises IntegrityError."""
-    for naming in namings:
-        record = _read(context, naming.space, naming.number, naming.commit_id)
-        fits = all(record.members.get(member) in may for member, may in naming.members.items())
-        begins = record.tasks.get(naming.name, {}).get("version") == 1
+    for claim in claims:
+        record = _read(context, claim.space, claim.number, claim.commit_id)
+        fits = all(record.members.get(member) in may for member, may in claim.members.items())
+        begins = record.tasks.get(claim.name, {}).get("version") == 1
         ensure(
-            fits if naming.members else begins,
+            fits if claim.members else begins,
             IntegrityError(
-                f"the catalog says that record c{naming.number} of space {naming.space} "
-                f"{naming.meaning}, which it did not.",
+                f"the catalog says that record c{claim.number} of space {claim.space} "
+                f"{claim.meaning}, which it did not.",
                 hint=_HINT,
             ),
         )
@@ -92,14 +96,14 @@ def require_recorded(
         require_kept(context, row, session=session)
     inherited = [row for row in checked if _earlier(row) is not None or row.task != row.name]
     behind: list[Sequence[TaskVersion]] = []
-    namings: list[Sequence[NameClaim]] = []
+    claims: list[Sequence[NameClaim]] = []
     if inherited:
         with nullcontext(session) if session is not None else context.catalog.begin() as asked:
             behind = [_with_earlier(asked, row) for row in inherited]
-            namings = [lookups.names_of_task(asked, row.space, row.task) for row in inherited]
+            claims = [claims_of_task(asked, row.space, row.task) for row in inherited]
     for row in checked:
         _check_row(context, row)
-    for chain, names in zip(behind, namings, strict=True):
+    for chain, names in zip(behind, claims, strict=True):
         _check_names(context, chain, names)
         for row, earlier in pairwise(chain):
             _check_row(context, earlier)
@@ -116,7 +120,7 @@ def require_kept(context: Context, row: TaskVersion, *, session: Session | None 
         return
     with nullcontext(session) if session is not None else context.catalog.begin() as asked:
         commit_id = lookups.commit_id(asked, row.space, row.removed) or Digest("")
-        names = {naming.name for naming in lookups.names_of_task(asked, row.space, row.task)}
+        names = {claim.name for claim in claims_of_task(asked, row.space, row.task)}
     members = _read(context, row.space, row.removed, commit_id).members
     kind, listed = members.get("kind"), members.get("versions", [])
     is_purged = kind == "purge" and members.get("task") in names
@@ -355,12 +359,12 @@ def _check_inherited(row: TaskVersion, earlier: TaskVersion) -> None:
 
 
 def _check_names(
-    context: Context, rows: Sequence[TaskVersion], namings: Sequence[NameClaim]
+    context: Context, rows: Sequence[TaskVersion], claims: Sequence[NameClaim]
 ) -> None:
     """Check that versions were made under names that their task had. Raises IntegrityError."""
     if all(row.name == row.task for row in rows):
         return
-    names = {naming.name for naming in namings}
+    names = {claim.name for claim in claims}
     for row in rows:
         ensure(
             row.name in names,
@@ -370,7 +374,7 @@ def _check_names(
                 hint=_HINT,
             ),
         )
-    require_given(context, namings)
+    require_given(context, claims)
 
 
 def _read(

@@ -18,7 +18,8 @@ from share_registry import kinds
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
-from share_registry.catalog.queries.resolution import namings_of, versions_of
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import versions_of
 from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copy_json
@@ -362,13 +363,13 @@ class Materializer:
             if missing:
                 added = versions_of(session, missing, space=self._space)
                 versions = versions | added
-            namings = [
-                naming
+            claims = [
+                claim
                 for ref, row in added.items()
-                for naming in namings_of(session, ref, space=self._space, present=row.task)
+                for claim in claims_of_reference(session, ref, space=self._space, present=row.task)
             ]
         self._context.store.read_ahead(digest for row in added.values() for digest in row.objects)
-        require_given(self._context, namings)
+        require_given(self._context, claims)
         require_recorded(self._context, added.values())
         self._resolutions = heads, versions
         return {text: versions[text] for text in texts}

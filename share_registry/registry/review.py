@@ -7,7 +7,7 @@ from share_registry import __version__
 from share_registry.catalog.queries import aliases as alias_pages, log as log_pages
 from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery
-from share_registry.catalog.queries.resolution import find_task, space_of
+from share_registry.catalog.queries.named_tasks import find_task, space_of
 from share_registry.catalog.queries.task_histories import recent_versions
 from share_registry.catalog.queries.task_pages import (
     TaskQuery,

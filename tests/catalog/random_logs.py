@@ -6,16 +6,11 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.aliases import (
-    alias_history,
-    aliases,
-    claims_of_aliases,
-    spaces,
-    tags,
-)
+from share_registry.catalog.queries.aliases import alias_history, aliases, spaces, tags
 from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery, log
-from share_registry.catalog.queries.resolution import namings_of, resolve
+from share_registry.catalog.queries.name_claims import claims_of_aliases, claims_of_reference
+from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import NotFoundError
 from tests.catalog.logs import Log, digest_of, policy
@@ -325,7 +320,8 @@ def check_answers(session: Session, writer: Writer) -> None:
         _check_aliases(session, model, task)
     named = aliases(session)
     assert claims_of_aliases(session, named) == [
-        namings_of(session, f"base/{alias.task}@{alias.name}", space=None) for alias in named
+        claims_of_reference(session, f"base/{alias.task}@{alias.name}", space=None)
+        for alias in named
     ]
     for number in range(1, model.head + 1):
         assert {alias.ref for alias in aliases(session, space="base", at=number)} == {

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import aliases, lookups, version_lookups
-from share_registry.catalog.queries.resolution import namings_of
+from share_registry.catalog.queries.name_claims import claims_of_aliases, claims_of_reference
 from share_registry.names import TaskName
 from tests.catalog.logs import Log, digest_of, story
 
@@ -162,6 +162,7 @@ def test_the_claims_of_an_alias_are_those_of_any_name_of_its_task(session: Sessi
     assert any(alias.task == "acceptability" for alias in named)
     for given in (named, [replace(alias, task=TaskName("cola")) for alias in named]):
         listed = [alias for alias in given if alias.task in ("acceptability", "cola")]
-        assert aliases.claims_of_aliases(session, listed) == [
-            namings_of(session, f"base/{alias.task}@{alias.name}", space=None) for alias in listed
+        assert claims_of_aliases(session, listed) == [
+            claims_of_reference(session, f"base/{alias.task}@{alias.name}", space=None)
+            for alias in listed
         ]

@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries.commit_selectors import number_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.catalog.queries.resolution import (
-    number_of,
     resolve,
     resolve_task,
     resolve_version,
-    space_of,
     version_of,
 )
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ShareRegistryError

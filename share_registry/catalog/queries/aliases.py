@@ -1,7 +1,5 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -9,14 +7,8 @@ from sqlalchemy import Select, func, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
-from share_registry.catalog.queries.lookups import NameClaim
-from share_registry.catalog.queries.resolution import (
-    FoundTask,
-    alias_claim,
-    alias_rows,
-    find_named_task,
-    space_of,
-)
+from share_registry.catalog.queries.named_tasks import FoundTask, find_named_task, space_of
+from share_registry.catalog.queries.resolution import alias_rows
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     AliasRow,
@@ -143,35 +135,6 @@ def _listed(session: Session, query: Select[Any]) -> list[Alias]:
         )
         for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
     ]
-
-
-def claims_of_aliases(session: Session, named: Sequence[Alias]) -> list[list[NameClaim]]:
-    """Return the names by which aliases as they stand now are resolved, those of each.
-
-    As `namings_of` of `space/task@alias`, in a few statements a space.
-    """
-    by_space: dict[str, list[Alias]] = defaultdict(list)
-    for alias in named:
-        by_space[alias.space].append(alias)
-    names, ids = {}, {}
-    for space, its in by_space.items():
-        names[space] = lookups.names_of_tasks(session, space, {alias.task for alias in its})
-        ids[space] = lookups.commit_ids(session, space, {alias.number for alias in its})
-    claims: list[list[NameClaim]] = []
-    for alias in named:
-        of_task = names[alias.space].get(alias.task, [])
-        called = {naming.name for naming in of_task}
-        claim = alias_claim(
-            alias.space,
-            alias.name,
-            task=of_task[-1].name if of_task else alias.task,
-            version=alias.version,
-            number=alias.number,
-            commit_id=ids[alias.space].get(alias.number),
-            called=called,
-        )
-        claims.append([*(of_task if called != {alias.task} else ()), claim])
-    return claims
 
 
 def alias_history(

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, literal, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import number_of
+from share_registry.catalog.queries.commit_selectors import number_of
 from share_registry.catalog.tables import CommitRow, SpaceRow, Temporal, holds
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.names import CommitNumber, Selector, SpaceName, parse_reference

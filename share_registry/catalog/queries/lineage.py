@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy import BigInteger, Row, Select, literal, select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.queries.resolution import find_task, resolve_version
+from share_registry.catalog.queries.named_tasks import find_task
+from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.catalog.tables import (
     CommitRow,
     ParentRow,

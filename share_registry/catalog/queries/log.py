@@ -20,12 +20,8 @@ from share_registry.catalog.queries.commit_rows import (
     commits_of,
     with_ancestry,
 )
-from share_registry.catalog.queries.resolution import (
-    find_task,
-    resolve,
-    spaces_in_scope,
-    spaces_of_task,
-)
+from share_registry.catalog.queries.named_tasks import find_task, spaces_in_scope, spaces_of_task
+from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import PIECE, Session, clean
 from share_registry.catalog.tables import (
     AliasRow,

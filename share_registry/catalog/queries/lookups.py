@@ -5,8 +5,7 @@ older names: they lead to the task. Statements that every commit or checkout ask
 once: that takes several times as long as running them.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -33,7 +32,6 @@ from share_registry.catalog.tables import (
     TagRow,
     TaskNameRow,
     VersionRow,
-    is_commit_of,
     task_of,
 )
 from share_registry.errors import ShareRegistryError
@@ -76,12 +74,6 @@ TASK_OF_NAME: Final = select(TaskNameRow.task, TaskNameRow.name).where(
     TaskNameRow.task == task_of(SPACE, TASK),
     TaskNameRow.until.is_(None),
 )
-# Every name of tasks, with the commits that gave them
-_NAMINGS: Final = (
-    select(TaskNameRow.name, CommitRow.number, CommitRow.id, TaskNameRow.task)
-    .join_from(TaskNameRow.table, CommitRow.table, is_commit_of(TaskNameRow, TaskNameRow.since))
-    .order_by(TaskNameRow.since)
-)
 _BASIS: Final = (
     select(CommitRow.basis, CommitRow.number)
     .where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
@@ -104,69 +96,6 @@ class Head:
     number: CommitNumber
     id: Digest
     time: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameClaim:
-    """A name in the catalog, and what the record must say that gave it.
-
-    Attributes:
-        name: The name.
-        members: Members of the record, each with what it may be; of the name that a task came with,
-            none: the record must make its first version.
-        meaning: What the record did, as a phrase.
-    """
-
-    space: SpaceName
-    number: CommitNumber
-    commit_id: Digest
-    name: str
-    members: Mapping[str, Collection[object]]
-    meaning: str
-
-
-def names_of_task(session: Session, space: str, task: str) -> list[NameClaim]:
-    """Return every name that a task has or had, in the order in which it got them."""
-    query = _NAMINGS.where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, task))
-    return _name_claims(SpaceName(space), session.execute(query))
-
-
-def names_of_tasks(
-    session: Session, space: str, names: Collection[str]
-) -> dict[str, list[NameClaim]]:
-    """Return `names_of_task` by names that tasks have or had, in a few statements for all."""
-    tasks_named = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space)
-    tasks = {
-        name: task
-        for piece in pieces(sorted(names))
-        for name, task in session.execute(tasks_named.where(TaskNameRow.name.in_(piece)))
-    }
-    query = _NAMINGS.where(TaskNameRow.space == space)
-    by_task: dict[int, list[Sequence[Any]]] = defaultdict(list)
-    for piece in pieces(sorted(set(tasks.values()))):
-        for row in session.execute(query.where(TaskNameRow.task.in_(piece))):
-            by_task[row.task].append(row)
-    claims = {task: _name_claims(SpaceName(space), rows) for task, rows in by_task.items()}
-    return {name: claims[task] for name, task in tasks.items()}
-
-
-def _name_claims(space: SpaceName, rows: Iterable[Sequence[Any]]) -> list[NameClaim]:
-    namings: list[NameClaim] = []
-    before: str | None = None
-    for name, number, commit_id, _ in rows:
-        renames = {"kind": ("rename",), "task": (before,), "name": (name,)}
-        namings.append(
-            NameClaim(
-                space=space,
-                number=CommitNumber(number),
-                commit_id=Digest(commit_id),
-                name=name,
-                members={} if before is None else renames,
-                meaning=f"gave a task the name {name!r}",
-            )
-        )
-        before = str(name)
-    return namings
 
 
 def space_names(session: Session) -> list[SpaceName]:
@@ -244,6 +173,16 @@ def task_names(session: Session, space: str) -> list[TaskName]:
     """Return the present names of all tasks of a space, dropped ones included, sorted."""
     query = select(TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
     return [TaskName(name) for name in session.scalars(query.order_by(TaskNameRow.name))]
+
+
+def task_numbers(session: Session, space: str, names: Collection[str]) -> dict[str, int]:
+    """Return the catalog's numbers of the tasks that have or had these names, by these names."""
+    query = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space)
+    return {
+        name: task
+        for piece in pieces(sorted(names))
+        for name, task in session.execute(query.where(TaskNameRow.name.in_(piece)))
+    }
 
 
 def spaces_with_task(session: Session, task: str, spaces: Sequence[SpaceName]) -> list[SpaceName]:

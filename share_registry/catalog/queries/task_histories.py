@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.aliases import moves_of_all
-from share_registry.catalog.queries.resolution import find_task
+from share_registry.catalog.queries.named_tasks import find_task
 from share_registry.catalog.queries.task_pages import (
     bare_task,
     total_of_task,

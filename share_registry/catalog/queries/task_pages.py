@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, Then, as_of
-from share_registry.catalog.queries.resolution import FoundTask, spaces_in_scope
+from share_registry.catalog.queries.named_tasks import FoundTask, spaces_in_scope
 from share_registry.catalog.sql import Session, clean, pieces
 from share_registry.catalog.tables import (
     TEXT,

@@ -31,7 +31,9 @@ from share_registry.algebra.comparison import (
 from share_registry.algebra.error import FactorPair, norm
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.resolution import namings_of, space_of, version_of
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.named_tasks import space_of
+from share_registry.catalog.queries.resolution import version_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import align
@@ -463,8 +465,8 @@ def _read_version(
 ) -> tuple[FactoredAdapter, TaskVersion]:
     with context.reading() as session:
         row = version_of(session, ref, space=space)
-        namings = namings_of(session, ref, space=space, present=row.task)
-    require_given(context, namings)
+        claims = claims_of_reference(session, ref, space=space, present=row.task)
+    require_given(context, claims)
     return read_factored(context, row), row
 
 

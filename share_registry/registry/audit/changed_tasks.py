@@ -9,7 +9,7 @@ from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups, task_pages
 from share_registry.catalog.queries.as_of import instant, is_time, last_commit_by, number_at
 from share_registry.catalog.queries.authors import TaskCommits, commits_by_task
-from share_registry.catalog.queries.resolution import spaces_in_scope
+from share_registry.catalog.queries.named_tasks import spaces_in_scope
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
 from share_registry.names import CommitNumber, SpaceName, TaskName

@@ -8,7 +8,8 @@ from share_registry.algebra.comparison import have_common
 from share_registry.algebra.error import FactorPair, relative_changes
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import log, task_pages
-from share_registry.catalog.queries.resolution import namings_of, resolve
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
@@ -44,12 +45,12 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
             ),
         )
         left_refs, right_refs = _refs(session, left), _refs(session, right)
-        namings = [
-            naming
+        claims = [
+            claim
             for ref, state in ((a, left), (b, right))
-            for naming in namings_of(session, ref, space=space, present=state.task)
+            for claim in claims_of_reference(session, ref, space=space, present=state.task)
         ]
-    require_given(context, namings)
+    require_given(context, claims)
     if left.task is not None:
         # of any two tasks: the diff goes by the name of the first
         right_refs = {TaskName(left.task): right.ref}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from share_registry.catalog.queries.resolution import spaces_in_scope
+from share_registry.catalog.queries.named_tasks import spaces_in_scope
 from share_registry.catalog.queries.version_lookups import versions_of_content
 from share_registry.errors import NotFoundError, ensure
 from share_registry.exchange.export_files import digest_of_tensors

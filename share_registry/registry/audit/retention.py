@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.catalog.queries.retention_rows import (
     changing_commits,
     lives_by_task,

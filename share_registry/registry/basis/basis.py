@@ -13,7 +13,7 @@ from typing_extensions import override
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, number_at
-from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.errors import NotFoundError
 from share_registry.format.symbols import Ints
 from share_registry.look.units import count, size

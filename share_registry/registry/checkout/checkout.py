@@ -8,7 +8,8 @@ import torch
 
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.resolution import namings_of, version_of
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import version_of
 from share_registry.errors import (
     IntegrityError,
     NotFoundError,
@@ -85,9 +86,9 @@ def version_and_note(context: Context, ref: str, space: str | None) -> tuple[Tas
     """Return the version that a reference names, and the part of its note that describes it."""
     with context.reading() as session:
         row = version_of(session, ref, space=space)
-        namings = namings_of(session, ref, space=space, present=row.task)
+        claims = claims_of_reference(session, ref, space=space, present=row.task)
     context.store.read_ahead(row.objects)
-    require_given(context, namings)
+    require_given(context, claims)
     require_recorded(context, [row])
     note = read_task_note(context, row)
     check_config(row, note)

@@ -7,12 +7,8 @@ record.
 from collections.abc import Callable, Mapping, Sequence
 
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.resolution import (
-    namings_of,
-    resolve,
-    resolve_task,
-    resolve_version,
-)
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     ConflictError,
@@ -324,8 +320,8 @@ def resolve_target(
     context.require_writable()
     with context.reading() as session:
         target = resolver(session, ref, space=space)
-        namings = namings_of(session, ref, space=space, present=target.task)
-    require_given(context, namings)
+        claims = claims_of_reference(session, ref, space=space, present=target.task)
+    require_given(context, claims)
     return target
 
 

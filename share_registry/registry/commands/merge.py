@@ -16,7 +16,8 @@ from typing import Final, cast
 from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.resolution import namings_of, resolve_version
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import shape_remarks
@@ -89,8 +90,10 @@ def merge(
             ),
         )
         check_name(session, target, name)
-        namings = [naming for ref in parents for naming in namings_of(session, ref, space=space)]
-    require_given(context, namings)
+        claims = [
+            claim for ref in parents for claim in claims_of_reference(session, ref, space=space)
+        ]
+    require_given(context, claims)
     require_described(context, rows)
     refs = [TaskVersionRef(task=row.task, version=row.version) for row in rows]
     if len(rows) == 1 and weights == [1]:

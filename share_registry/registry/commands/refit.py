@@ -23,7 +23,7 @@ from share_registry.algebra.error import FactorPair, module_errors, norm, relati
 from share_registry.algebra.rate_distortion import gaussian_rows
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     BudgetExceededError,

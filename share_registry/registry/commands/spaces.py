@@ -7,7 +7,7 @@ from functools import cache
 from typing import Final
 
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.named_tasks import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     ConflictError,

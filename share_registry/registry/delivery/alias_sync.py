@@ -13,7 +13,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Final
 
-from share_registry.catalog.queries.lookups import names_of_tasks
+from share_registry.catalog.queries.name_claims import claims_of_tasks
 from share_registry.errors import (
     IntegrityError,
     InvalidInputError,
@@ -270,8 +270,8 @@ def _by_task(run: Upkeep, index: ServedIndex) -> dict[tuple[str, str], ServedAda
     present: dict[tuple[str, str], str] = {}
     with run.context.reading() as session:
         for space, tasks in names.items():
-            for task, namings in names_of_tasks(session, space, tasks).items():
-                present[space, task] = namings[-1].name
+            for task, claims in claims_of_tasks(session, space, tasks).items():
+                present[space, task] = claims[-1].name
     return {
         (each.space, present.get((each.space, each.task), each.task)): each
         for each in index.adapters

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from share_registry.catalog.queries import aliases, lookups
-from share_registry.catalog.queries.lookups import NameClaim
+from share_registry.catalog.queries.name_claims import NameClaim, claims_of_aliases
 from share_registry.catalog.queries.resolution import version_of, versions_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError, ShareRegistryError
@@ -51,7 +51,7 @@ def alias_targets(context: Context, alias: str, *, space: str | None) -> list[Al
         named = _named(session, alias, space)
         unknown = lookups.unknown_newest(session)
         readable = [each for each in named if each.space not in unknown]
-        rows, claims = _rows(session, readable), aliases.claims_of_aliases(session, readable)
+        rows, claims = _rows(session, readable), claims_of_aliases(session, readable)
         targets = [
             _target(context, session, each, rows[each.ref], of_it)
             for each, of_it in zip(readable, claims, strict=True)

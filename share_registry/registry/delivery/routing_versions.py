@@ -9,7 +9,9 @@ from share_registry.algebra.error import FactorPair
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import version_lookups
 from share_registry.catalog.queries.aliases import space_summary
-from share_registry.catalog.queries.resolution import namings_of, space_of, versions_of
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.named_tasks import space_of
+from share_registry.catalog.queries.resolution import versions_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.exchange.expressions import UnboundedExpressionError, Work, compile_expression
 from share_registry.format.layout import Form
@@ -121,12 +123,12 @@ def _referenced(context: Context, refs: Sequence[str], space: str | None) -> lis
     ensure(refs, InvalidInputError("refs is empty.", hint="Leave it out for all tasks."))
     with context.reading() as session:
         rows = versions_of(session, refs, space=space)
-        namings = [
-            naming
+        claims = [
+            claim
             for ref, row in rows.items()
-            for naming in namings_of(session, ref, space=space, present=row.task)
+            for claim in claims_of_reference(session, ref, space=space, present=row.task)
         ]
-    require_given(context, namings)
+    require_given(context, claims)
     require_recorded(context, rows.values())
     return list({row.ref: row for row in rows.values()}.values())
 

@@ -13,12 +13,9 @@ from typing import Final, TypeAlias
 
 from share_registry.catalog.queries import version_lookups
 from share_registry.catalog.queries.aliases import aliases, tags
-from share_registry.catalog.queries.resolution import (
-    namings_of,
-    resolve_task,
-    resolve_version,
-    spaces_in_scope,
-)
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.named_tasks import spaces_in_scope
+from share_registry.catalog.queries.resolution import resolve_task, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, RefusedError, ensure
 from share_registry.format.records import REMOVALS, ExpireRecord, Record, TaskVersionRef
@@ -127,7 +124,7 @@ def _resolve(
         is_task = asked.selector is Selector.LATEST and not asked.back
         resolver = resolve_task if is_task else resolve_version
         target = resolver(session, ref, space=space)
-        require_given(context, namings_of(session, ref, space=space, present=target.task))
+        require_given(context, claims_of_reference(session, ref, space=space, present=target.task))
         task, version = TaskName(str(target.task)), None if is_task else target.version
         if version is not None:
             row = version_lookups.version_row(session, target.space, task, version)

@@ -12,7 +12,8 @@ import logging
 from dataclasses import replace
 from typing import Final
 
-from share_registry.catalog.queries.resolution import namings_of, resolve_task
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import resolve_task
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, ensure
 from share_registry.format.records import (
@@ -53,8 +54,8 @@ def purge(
     check_allowed(context, dry_run=dry_run)
     with context.reading() as session:
         target = resolve_task(session, task, space=space)
-        namings = namings_of(session, task, space=space, present=target.task)
-    require_given(context, namings)
+        claims = claims_of_reference(session, task, space=space, present=target.task)
+    require_given(context, claims)
     reach = reach_of(context, progress)
     name = TaskName(str(target.task))
     plan = plan_purge(context, reach, target.space, name, progress)
