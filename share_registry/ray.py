@@ -33,8 +33,9 @@ from share_registry.registry.commands.import_refits import RefitsBeside
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.workers import attempt
-from share_registry.registry.context import Context, reopen
+from share_registry.registry.context import Context
 from share_registry.registry.location import Location, absolute_place
+from share_registry.registry.opening import reopen
 from share_registry.registry.registry import Registry
 from share_registry.values.imports import ImportReport, ImportSource
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from share_registry.cli.demo import DATA
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.registry.registry import Registry
 
 FOLDER: Final = Path(__file__).parent

@@ -22,7 +22,8 @@ from share_registry.registry.arguments import (
     reference,
     references,
 )
-from share_registry.registry.context import Context, open_context, with_basis_size
+from share_registry.registry.context import Context, with_basis_size
+from share_registry.registry.opening import open_context
 from share_registry.times import or_ago
 from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy

@@ -1,13 +1,7 @@
-"""Bring a catalog up to what the store's logs say: the one path by which records reach a catalog.
-
-Records, notes and layouts are read and parsed outside any transaction; a batch of them is then
-applied in one.
-"""
+"""Bring a catalog up to what the store's logs say, or let another stand in for it."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -30,23 +24,27 @@ from share_registry.registry.log_ends import (
     check_hole,
     compare_heads,
     ended,
-    hole,
     id_of,
     is_end,
     kept_end,
-    probes,
 )
 from share_registry.registry.log_entries import (
     BATCH,
     LogEntry,
     batches,
     read_entry,
-    read_replacements,
+)
+from share_registry.registry.replay import (
+    apply_entries,
+    apply_new,
+    check_ended,
+    fill_again,
+    last_commit,
+    replay_in_memory,
 )
 from share_registry.store.protocol import KeptHead
 
 if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
     from share_registry.store.protocol import Store
 
 _LOG: Final = logging.getLogger(__name__)
@@ -92,9 +90,9 @@ def follow(store: "Store", catalog: Catalog, *, write: bool, wait_s: float = WAI
             _LOG.warning("the catalog had followed another log of %s; it was made again", space)
     for space, head in lag.behind.items():
         try:
-            _apply_new(store, catalog, space, head, wait_s=wait_s)
+            apply_new(store, catalog, space, head, wait_s=wait_s)
         except LOG_ERRORS as error:
-            ends.unknown[space] = ended(error, space, _last(catalog, space))
+            ends.unknown[space] = ended(error, space, last_commit(catalog, space))
     if heads and not any(heads.values()) and not catalog.is_in_memory:
         _warn_of_missing(store, catalog)
     return Lag(ends=ends)
@@ -131,7 +129,9 @@ def stand_in(
         is_removing = any(entry.removes for entry in chain(*lacking))
         if catalog.is_on_server and (is_removing or sum(map(len, lacking)) > _FEW):
             return replay_in_memory(store)
-        overlaid = catalog.overlaid(lambda session: _apply(session, store, [*chain(*lacking)]))
+        overlaid = catalog.overlaid(
+            lambda session: apply_entries(session, store, [*chain(*lacking)])
+        )
     except ShareRegistryError as error:
         _LOG.info("the store is read in place of the catalog (%s)", error.message)
         return replay_in_memory(store)
@@ -209,47 +209,6 @@ def _refill(store: "Store", catalog: Catalog, space: SpaceName, *, wait_s: float
         store.sync_log(space)
     with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
         fill_again(session, store, space)
-
-
-def fill_again(session: "Session", store: "Store", space: SpaceName) -> None:
-    """Empty the rows of one space and fill them from its log, in a transaction of the caller.
-
-    Raises IntegrityError, FormatError or StoreError.
-    """
-    from share_registry.catalog.projection.apply import wipe
-
-    wipe(session, space)
-    for entries in batches(store, space, 1):
-        _apply(session, store, entries)
-
-
-def sound_end(store: "Store", space: SpaceName) -> tuple[CommitNumber, LogError | None]:
-    """Return the last commit up to which a log is sound, 0 for none, and what is wrong behind."""
-    with closing(Catalog.in_memory(store.identity)) as catalog:
-        damage = fill(store, catalog, spaces=[space])
-        return _last(catalog, space), damage.get(space)
-
-
-def fill(
-    store: "Store", catalog: Catalog, *, spaces: Sequence[SpaceName] | None = None
-) -> dict[SpaceName, LogError]:
-    """Fill an empty catalog with what can be read: where a log is damaged, with what comes before.
-
-    Args:
-        store: The store.
-        catalog: The catalog.
-        spaces: Those to fill it with; None for all.
-
-    Returns:
-        The damage by space.
-    """
-    damage: dict[SpaceName, LogError] = {}
-    for space in store.spaces() if spaces is None else spaces:
-        try:
-            _apply_new(store, catalog, space)
-        except LOG_ERRORS as error:
-            damage[space] = error
-    return damage
 
 
 def keep_heads(store: "Store", catalog: Catalog) -> None:
@@ -336,28 +295,10 @@ def _read_behind(
         if len(entries) < BATCH:
             # raises what ended them
             next(following, None)
-            _check_ended(store, space, head, CommitNumber(first - 1 + len(entries)), kept)
+            check_ended(store, space, head, CommitNumber(first - 1 + len(entries)), kept)
     except LOG_ERRORS as error:
         ends.unknown[space] = ended(error, space, CommitNumber(first - 1 + len(entries)))
     return entries
-
-
-def _check_ended(
-    store: "Store",
-    space: SpaceName,
-    head: Head | None,
-    last: CommitNumber,
-    kept: tuple[CommitNumber, IntegrityError] | None,
-) -> None:
-    """Check that a log ends where it was read to. Raises IntegrityError."""
-    if kept is not None:
-        raise kept[1]
-    if head is None:
-        check_hole(space, store.numbers(space))
-    present = store.first_record(space, probes(CommitNumber(last + 1)))
-    # the very next one has come meanwhile
-    if present is not None and present != last + 1:
-        raise hole(space, last + 1, present)
 
 
 def _readable(store: "Store", lag: Lag) -> dict[SpaceName, Head | None]:
@@ -372,171 +313,3 @@ def _readable(store: "Store", lag: Lag) -> dict[SpaceName, Head | None]:
         else:
             readable[space] = head
     return readable
-
-
-def _last(catalog: Catalog, space: SpaceName) -> CommitNumber:
-    """Return the last commit of a space that a catalog has, 0 where it has none."""
-    with catalog.begin() as session:
-        head = lookups.head(session, space)
-    return CommitNumber(0) if head is None else head.number
-
-
-def _apply_new(
-    store: "Store",
-    catalog: Catalog,
-    space: SpaceName,
-    head: Head | None = None,
-    *,
-    wait_s: float = WAIT_S,
-) -> None:
-    """Apply every record behind the head that a catalog has, and raise what ends the log.
-
-    What another process applies meanwhile changes nothing.
-    """
-    if head is None and not catalog.is_in_memory:
-        _check_visible(store, space)
-    last = head.number if head else CommitNumber(0)
-    kept = kept_end(store, space, last)
-    until = kept[0] if kept else None
-    last = _apply_all(store, catalog, space, last, until=until, wait_s=wait_s)
-    _check_ended(store, space, head, last, kept)
-
-
-def fill_up_to(
-    store: "Store", catalog: Catalog, space: SpaceName, last: CommitNumber | None
-) -> None:
-    """Apply the records of a space that a catalog lacks, up to a number; None for all.
-
-    Raises what ends the log before: IntegrityError, FormatError, StoreError.
-    """
-    _apply_all(store, catalog, space, _last(catalog, space), until=last)
-
-
-def _apply_all(
-    store: "Store",
-    catalog: Catalog,
-    space: SpaceName,
-    before: CommitNumber,
-    *,
-    until: CommitNumber | None = None,
-    wait_s: float = WAIT_S,
-) -> CommitNumber:
-    """Apply the records behind a number, up to another; return the last. Raises what ends them."""
-    last = before
-    for entries in batches(store, space, before + 1, until):
-        try:
-            _apply_some(store, catalog, space, entries, until, wait_s)
-        except IntegrityError:
-            # one of them does not follow: those before it do
-            for entry in entries:
-                _apply_some(store, catalog, space, [entry], until, wait_s)
-        last = CommitNumber(last + len(entries))
-    return last
-
-
-def _check_visible(store: "Store", space: SpaceName) -> None:
-    """Check that a catalog which stops at a hole will see, by a probe, that the log goes on.
-
-    Raises IntegrityError.
-    """
-    numbers = store.numbers(space)
-    missing = next((n for n, number in enumerate(numbers, start=1) if n != number), None)
-    if missing is not None and store.first_record(space, probes(CommitNumber(missing))) is None:
-        raise hole(space, missing, numbers[-1])
-
-
-def _apply_some(
-    store: "Store",
-    catalog: Catalog,
-    space: SpaceName,
-    entries: Sequence[LogEntry],
-    until: CommitNumber | None,
-    wait_s: float,
-) -> None:
-    """Apply entries in one transaction."""
-    with catalog.begin(write=True, space=space, wait_s=wait_s) as session:
-        if not catalog.is_in_memory and not store.read_only:
-            # what a catalog keeps must not be lost by the store; under its lock, so that nobody
-            # waits here for the flush of a writer that hangs
-            store.sync_log(space)
-        _apply(session, store, entries, until)
-
-
-def _apply(
-    session: "Session",
-    store: "Store",
-    entries: Sequence[LogEntry],
-    until: CommitNumber | None = None,
-) -> None:
-    for entry in entries:
-        apply_entry(session, store, entry, until)
-
-
-def apply_entry(
-    session: "Session", store: "Store", entry: LogEntry, until: CommitNumber | None = None
-) -> None:
-    """Apply one entry, in a transaction of the caller.
-
-    What earlier records said of a task that was purged is nowhere any more, and rows do not show
-    from which note they are. So where an entry replaces notes or objects that rows name, the space
-    is filled again, with what is read in their place from the beginning: what a catalog holds
-    follows from the records and from what is left of the notes, whenever it was made.
-
-    Args:
-        session: The transaction.
-        store: The store.
-        entry: The entry.
-        until: The last commit that is applied; None for the last of the log. Replacements up to
-            there are known at once, so that a space with many is filled once.
-
-    Raises:
-        IntegrityError, FormatError, StoreError: the space has to be filled again, and cannot.
-    """
-    from share_registry.catalog.projection.apply import is_stale, wipe
-    from share_registry.format.named_objects import replacements
-
-    space, number = SpaceName(entry.record.space), CommitNumber(entry.record.number)
-    if not entry.removes or not _is_next(session, entry) or not is_stale(session, entry.record):
-        _apply_one(session, entry)
-        return
-    replaced = [*read_replacements(store, space, until)]
-    last = CommitNumber(max((purge for purge, _ in replaced), default=0))
-    if last < number:
-        # about to be published
-        entry = replace(entry, replaced=[*replaced, (number, replacements(entry.record))])
-        last, replaced = CommitNumber(number - 1), [*entry.replaced]
-    wipe(session, space)
-    for entries in batches(store, space, 1, last, replaced):
-        for earlier in entries:
-            _apply_one(session, earlier)
-    # is there already, where the log has it
-    _apply_one(session, entry)
-
-
-def _is_next(session: "Session", entry: LogEntry) -> bool:
-    head = lookups.head(session, entry.record.space)
-    return head is not None and head.number + 1 == entry.record.number
-
-
-def _apply_one(session: "Session", entry: LogEntry) -> None:
-    from share_registry.catalog.projection.apply import apply
-
-    apply(
-        session,
-        record=entry.record,
-        id=entry.id,
-        note=entry.note,
-        layouts=entry.layouts,
-        replaced=entry.replaced,
-    )
-
-
-def replay_in_memory(store: "Store") -> tuple[Catalog, LogEnds]:
-    """Return a catalog in memory with what the store has, in place of one that cannot be used.
-
-    Beside it how the logs end, as `follow` does.
-    """
-    catalog = Catalog.in_memory(store.identity)
-    damage = fill(store, catalog)
-    unknown = {space: ended(error, space, _last(catalog, space)) for space, error in damage.items()}
-    return catalog, LogEnds(unknown=unknown)

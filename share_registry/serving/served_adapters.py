@@ -34,9 +34,10 @@ from share_registry.registry.checkout.version_export import (
     RebuiltFiles,
     files_of_adapter,
 )
-from share_registry.registry.context import Context, open_context
+from share_registry.registry.context import Context
 from share_registry.registry.delivery.served_directory import served_name
 from share_registry.registry.delivery.served_index import is_served_name
+from share_registry.registry.opening import open_context
 from share_registry.serving.adapter_cache import AdapterCache
 from share_registry.values.task_version import TaskVersion
 

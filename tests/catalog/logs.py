@@ -23,7 +23,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.log_entries import LogEntry
-from share_registry.registry.sync import apply_entry
+from share_registry.registry.replay import apply_entry
 from share_registry.store.blobs import MemoryStore
 from share_registry.times import timestamp
 

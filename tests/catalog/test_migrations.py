@@ -11,7 +11,7 @@ from share_registry.catalog import catalog as catalogs, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.tables import SCHEMA_VERSIONS, TABLES
 from share_registry.names import SpaceName
-from share_registry.registry.sync import fill_again, fill_up_to
+from share_registry.registry.replay import fill_again, fill_up_to
 from tests.catalog.logs import Log, story, whole_story
 from tests.reliability.processes import fork, wait_for_all
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection.apply import wipe
 from share_registry.names import SpaceName
-from share_registry.registry.sync import fill_again, fill_up_to
+from share_registry.registry.replay import fill_again, fill_up_to
 from tests.catalog.logs import Log
 from tests.catalog.random_logs import Writer, check_answers
 from tests.catalog.rows import dump

@@ -11,8 +11,8 @@ import torch
 import share_registry as sr
 from share_registry.catalog.queries.resolution import version_of
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
 from share_registry.registry.delivery.served_directory import is_sound
+from share_registry.registry.opening import open_context
 from tests.registry.plain import files
 from tests.reliability.scenarios import NoFlush
 

@@ -9,8 +9,8 @@ import pytest
 import share_registry as sr
 from share_registry.catalog.queries import version_lookups
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
 from share_registry.registry.maintenance import expire as module
+from share_registry.registry.opening import open_context
 from share_registry.values.policy import Policy
 from tests.registry.conftest import Open
 from tests.registry.planted import write_planted

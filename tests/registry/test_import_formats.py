@@ -11,7 +11,7 @@ import share_registry as sr
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.values.imports import ImportStatus
 from tests.exchange.foreign import SAMPLES
 

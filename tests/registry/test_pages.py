@@ -24,7 +24,7 @@ from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.catalog.sql import pieces
 from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.values.commits import Commit
 from share_registry.values.tasks import Task
 from tests.catalog.growing import RARE, RARE_AUTHOR, SPACE, Growing

@@ -12,7 +12,7 @@ import share_registry as sr
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import commit as commits, publish
 from share_registry.registry.commands.commit_batch import encode_adapters
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from tests.cli.tiny import SPACE, write_adapter
 
 RACES: Final = 3

@@ -16,7 +16,7 @@ from share_registry.format.canonical import dump, sha256
 from share_registry.format.records import parse_record
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from tests.catalog.rows import dump as rows_of
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.conftest import Open

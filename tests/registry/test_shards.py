@@ -18,7 +18,7 @@ from share_registry.format.canonical import dump, load, sha256
 from share_registry.format.records import Note
 from share_registry.names import Digest
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.store.blobs import MemoryStore
 from share_registry.store.protocol import Store, object_name, record_name
 from share_registry.values.checks import VerifyReport

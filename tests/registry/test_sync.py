@@ -12,7 +12,7 @@ import share_registry as sr
 from share_registry.cli.main import main
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.values.sync_reports import SyncStatus
 from tests.catalog.statements import counting_statements
 from tests.cli.tiny import SPACE, write_adapter

@@ -10,9 +10,9 @@ import pytest
 import share_registry as sr
 from share_registry.names import Digest
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
 from share_registry.registry.delivery import served_directory
 from share_registry.registry.delivery.served_directory import remove_litter, take_away
+from share_registry.registry.opening import open_context
 from tests.cli.tiny import SPACE
 from tests.registry.plain import files
 from tests.registry.syncing import (

@@ -21,7 +21,7 @@ import torch
 
 import share_registry as sr
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for
 from tests.reliability.scenarios import NoFlush

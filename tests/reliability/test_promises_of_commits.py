@@ -26,7 +26,7 @@ from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
 from share_registry.registry import context as contexts, log_ends, sync
 from share_registry.registry.commands import commit_plan, preconditions, publish
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import object_name, record_name
 from tests.cli.tiny import SPACE, write_adapter

@@ -7,7 +7,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from tests.conftest import url_of
 from tests.registry.planted import write_planted
 from tests.registry.purging import SECRET, continued, exports_of, holding, secret_of, small

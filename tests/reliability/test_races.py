@@ -25,7 +25,8 @@ from share_registry.errors import ConnectionLostError
 from share_registry.names import SpaceName
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import publish
-from share_registry.registry.context import Context, open_context
+from share_registry.registry.context import Context
+from share_registry.registry.opening import open_context
 from share_registry.registry.sync import rebuild_catalog
 from share_registry.store.local import LocalStore
 from tests.cli.tiny import SPACE, write_adapter

@@ -10,7 +10,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.opening import open_context
 from share_registry.values.checks import Export
 from share_registry.values.garbage import GarbageReport
 from tests.conftest import url_of

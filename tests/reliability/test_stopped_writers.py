@@ -21,8 +21,8 @@ import share_registry as sr
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
-from share_registry.registry.sync import replay_in_memory
+from share_registry.registry.opening import open_context
+from share_registry.registry.replay import replay_in_memory
 from share_registry.store.local import LocalStore
 from tests.catalog.test_sharing import is_locked
 from tests.cli.tiny import SPACE, write_adapter

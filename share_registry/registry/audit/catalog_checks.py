@@ -27,7 +27,7 @@ from share_registry.registry.audit.walk import Walk
 from share_registry.registry.context import Context
 from share_registry.registry.log_ends import LOG_ERRORS
 from share_registry.registry.log_entries import read_layout
-from share_registry.registry.sync import fill_up_to
+from share_registry.registry.replay import fill_up_to
 from share_registry.values.checks import Outcome
 
 CODE: Final = "CATALOG"

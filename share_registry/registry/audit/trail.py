@@ -28,7 +28,7 @@ from share_registry.exchange.signatures import Signatory, Signer, check_signed_t
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, space_name
 from share_registry.registry.context import Context
-from share_registry.registry.sync import fill
+from share_registry.registry.replay import fill
 from share_registry.times import instant_of, length_of, or_ago, timestamp
 from share_registry.values.audits import AuditReport, Checkpoint, SpaceState
 

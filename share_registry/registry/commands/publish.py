@@ -44,7 +44,7 @@ from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.evidence import require_unreplaced
 from share_registry.registry.log_ends import check_end
 from share_registry.registry.log_entries import LogEntry
-from share_registry.registry.sync import apply_entry, replay_in_memory
+from share_registry.registry.replay import apply_entry, replay_in_memory
 from share_registry.store.protocol import KeptHead, PublishStateUnknownError, Store
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit

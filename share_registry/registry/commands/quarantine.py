@@ -38,7 +38,8 @@ from share_registry.names import (
 )
 from share_registry.registry.context import Context
 from share_registry.registry.log_ends import LogError
-from share_registry.registry.sync import fill_again, forgotten, sound_end
+from share_registry.registry.replay import fill_again, sound_end
+from share_registry.registry.sync import forgotten
 from share_registry.store.protocol import (
     MAX_RECORD_BYTES,
     KeptHead,

@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from share_registry.errors import RefusedError, ShareRegistryError
 from share_registry.outside.processes import ProcessEndedError, WorkerProcess
 from share_registry.registry.admission import NamedCheck
-from share_registry.registry.context import Context, reopen
+from share_registry.registry.context import Context
 from share_registry.registry.location import Location
+from share_registry.registry.opening import reopen
 
 _LOG: Final = logging.getLogger(__name__)
 _TRIES: Final = 2
