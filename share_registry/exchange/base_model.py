@@ -86,6 +86,12 @@ def base_of(config: Mapping[str, object]) -> BaseModelLabel:
     return BaseModelLabel(label=label, revision=revision[:128] if revision else None)
 
 
+def class_of(config: Mapping[str, object]) -> str:
+    """Return the class of the base model; "" where an adapter's config does not name it."""
+    mapping = config.get("auto_mapping")
+    return str(mapping.get("base_model_class") or "") if isinstance(mapping, dict) else ""
+
+
 def family_of(config: Mapping[str, object], label: str) -> Family | None:
     """Return the family of a base model by its class, else by its label; None where unknown.
 
@@ -93,10 +99,9 @@ def family_of(config: Mapping[str, object], label: str) -> Family | None:
         config: The adapter's, which names the class in auto_mapping where it has no task_type.
         label: Label of the base model where the config names none, or a path.
     """
-    mapping, own = config.get("auto_mapping"), base_of(config).label
-    named = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    own = base_of(config).label
     parts = _parts(label if label and (not own or is_local(own)) else own)
-    name = str(named or "".join(parts[-1:])).lower()
+    name = (class_of(config) or "".join(parts[-1:])).lower()
     return next((family for family, marks in _FAMILIES.items() if marks.search(name)), None)
 
 

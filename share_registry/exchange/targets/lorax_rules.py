@@ -13,6 +13,7 @@ from share_registry.exchange.config import PREFIX
 from share_registry.exchange.targets.subject import (
     COPY,
     ENCODER,
+    GPT2_LAYER,
     TRAINING_ONLY,
     ServerNote,
     Subject,
@@ -24,8 +25,6 @@ from share_registry.exchange.targets.subject import (
 )
 from share_registry.format.layout import Form, Layout
 
-# Where GPT-2 and BLOOM have their layers: LoRAX reads pairs there, TGI knows none but model.layers.
-_OTHER_LAYERS: Final = re.compile(r"transformer\.h\.\d+\..*")
 _LAYER: Final = re.compile(r"(.*?\.)(\d+)\.(.+)")
 
 
@@ -59,8 +58,9 @@ def lorax(subject: Subject) -> list[ServerNote]:
                 "take no adapters of encoders such as BERT (of XLM-RoBERTa, paths have to begin"
                 " with roberta.)"
             ): subject.has_module_in(ENCODER),
+            # LoRAX reads pairs there, TGI knows none but those in model.layers
             setting("TGI drops modules in transformer.h without a word"): (
-                subject.has_module_in(_OTHER_LAYERS)
+                subject.has_module_in(GPT2_LAYER)
             ),
             misread("drop every module type: not every layer of the model is adapted"): (
                 config.get("layers_to_transform") is not None or _lacks_layers(layers)

@@ -11,6 +11,7 @@ from share_registry.exchange.targets.subject import (
     ACTIVATED,
     COPY,
     ENCODER,
+    SILENT_TASKS,
     TRAINING_ONLY,
     ServerNote,
     Subject,
@@ -24,9 +25,6 @@ from share_registry.format.layout import Form
 # Weights that it puts in place of the base model's.
 _REPLACED: Final = re.compile(r"(^|.*\.)(embed_tokens|lm_head)\.weight")
 
-# Tasks of models that generate nothing.
-_SILENT: Final = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-
 
 def openvino(subject: Subject) -> list[ServerNote]:
     """Return what OpenVINO GenAI makes of an adapter."""
@@ -37,7 +35,7 @@ def openvino(subject: Subject) -> list[ServerNote]:
     return applying(
         {
             refused("takes adapters in pipelines that generate alone"): (
-                config.get("task_type") in _SILENT or subject.has_module_in(ENCODER)
+                config.get("task_type") in SILENT_TASKS or subject.has_module_in(ENCODER)
             ),
             misread(ACTIVATED): config.get("alora_invocation_tokens"),
             misread("ignores layer_replication"): config.get("layer_replication"),

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from share_registry.errors import InvalidInputError, RefusedError
-from share_registry.exchange.base_model import Family
+from share_registry.exchange.base_model import Family, class_of
 from share_registry.exchange.config import PREFIX
 from share_registry.exchange.pipeline_parts import parts_of
 from share_registry.exchange.selection import module_scales
@@ -26,6 +26,10 @@ EXPERT: Final = re.compile(r"(.*\.experts)\.\d+\.(\w+)")
 EXPERT_NAMES: Final = (("w1", "w3", "w2"), ("gate_proj", "up_proj", "down_proj"))
 # Where BERT and DistilBERT, and models named after them, have their layers.
 ENCODER: Final = re.compile(r"((bert\.)?encoder\.layer|(distilbert\.)?transformer\.layer)\.\d+\..*")
+# Where GPT-2, and models named after it, such as BLOOM, have theirs.
+GPT2_LAYER: Final = re.compile(r"transformer\.h\.\d+\..*")
+# Tasks of models that generate nothing.
+SILENT_TASKS: Final = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 NORMS: Final = re.compile(r".*(_layernorm|\.norm).*")
 # Keys of tensors that act in training alone.
 TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
@@ -73,6 +77,11 @@ class Subject:
     def parts(self) -> Mapping[str, tuple[str, str]]:
         """The part of a pipeline of diffusers that every module is of; empty where of none."""
         return parts_of(factor.module for factor in self.layout.factors)
+
+    @property
+    def base_class(self) -> str:
+        """The class of the base model; "" where the config does not name it."""
+        return class_of(self.config)
 
     @property
     def missing_fields(self) -> str:
