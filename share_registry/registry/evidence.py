@@ -9,7 +9,7 @@ It cannot be seen here that a row is missing: that an alias moved again, or that
 version. `verify` compares whole catalogs with their logs.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from itertools import pairwise
@@ -48,13 +48,25 @@ _REPLACED: Final = frozenset({"adapter", "note"})
 _DESCRIBED: Final = ("note_digest", "note_task", "config_digest")
 
 
-def resolve_recorded(context: Context, ref: str, *, space: str | None) -> ResolvedReference:
+def resolve_recorded(
+    context: Context,
+    ref: str,
+    *,
+    space: str | None,
+    resolver: Callable[..., ResolvedReference] = resolve,
+) -> ResolvedReference:
     """Return what a reference means now; a name in it is compared with its record.
 
-    Raises as `resolve`, IntegrityError.
+    Args:
+        context: The registry.
+        ref: The reference.
+        space: The space of one that names none.
+        resolver: `resolve`, or one of its kin that takes less than any reference.
+
+    Raises as the resolver, and IntegrityError.
     """
     with context.reading() as session:
-        target = resolve(session, ref, space=space)
+        target = resolver(session, ref, space=space)
         claims = claims_of_reference(session, ref, space=space, present=target.task)
     require_given(context, claims)
     return target

@@ -656,7 +656,7 @@ class Registry:
         Raises:
             InvalidInputError, NotFoundError: it leads nowhere.
         """
-        from share_registry.registry.analysis.analyze import similar
+        from share_registry.registry.analysis.similar import similar
 
         return similar(self._context, adapter, space=self._space, limit=limit)
 

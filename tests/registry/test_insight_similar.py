@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.registry.analysis.analyze import similar
+from share_registry.registry.analysis.similar import similar
 from share_registry.values.documents import document
 from tests.exchange import peft_configs, zoo
 from tests.registry.conftest import DEMO

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from share_registry import kinds
 from share_registry.algebra.error import FactorPair
+from share_registry.catalog.queries.name_claims import claims_of_reference
+from share_registry.catalog.queries.resolution import version_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
@@ -24,7 +26,7 @@ from share_registry.kinds import member_of, shown
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.arguments import Progress
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_recorded
+from share_registry.registry.evidence import require_given, require_recorded
 from share_registry.registry.stored_config import read_config
 from share_registry.values.task_version import TaskVersion
 
@@ -91,6 +93,20 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
         pairs=tuple(function_pairs(config, layout, pairs)),
         base=base_of(config).label,
     )
+
+
+def read_version(
+    context: Context, ref: str, *, space: str | None
+) -> tuple[FactoredAdapter, TaskVersion]:
+    """Read the version that a reference means, as it is stored.
+
+    Raises as `resolve_version` and `read_factored`.
+    """
+    with context.reading() as session:
+        row = version_of(session, ref, space=space)
+        claims = claims_of_reference(session, ref, space=space, present=row.task)
+    require_given(context, claims)
+    return read_factored(context, row), row
 
 
 def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> FactoredAdapter:

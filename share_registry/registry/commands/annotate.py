@@ -7,7 +7,6 @@ record.
 from collections.abc import Callable, Mapping, Sequence
 
 from share_registry.catalog.queries import lookups, version_lookups
-from share_registry.catalog.queries.name_claims import claims_of_reference
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
@@ -42,7 +41,7 @@ from share_registry.registry.commands.interrupts import tells_of_interrupts
 from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_given, require_kept
+from share_registry.registry.evidence import require_kept, resolve_recorded
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
@@ -318,11 +317,7 @@ def resolve_target(
 ) -> ResolvedReference:
     """Return what a reference of a change means. Raises NotFoundError, RefusedError."""
     context.require_writable()
-    with context.reading() as session:
-        target = resolver(session, ref, space=space)
-        claims = claims_of_reference(session, ref, space=space, present=target.task)
-    require_given(context, claims)
-    return target
+    return resolve_recorded(context, ref, space=space, resolver=resolver)
 
 
 def current_name(session: Session, target: ResolvedReference) -> TaskName:

@@ -12,7 +12,6 @@ import logging
 from dataclasses import replace
 from typing import Final
 
-from share_registry.catalog.queries.name_claims import claims_of_reference
 from share_registry.catalog.queries.resolution import resolve_task
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, ensure
@@ -26,7 +25,7 @@ from share_registry.registry.basis import moments
 from share_registry.registry.commands.annotate import publish_change
 from share_registry.registry.commands.publish import Place
 from share_registry.registry.context import Context
-from share_registry.registry.evidence import require_given
+from share_registry.registry.evidence import resolve_recorded
 from share_registry.registry.maintenance.gc import check_allowed, follow_logs, reach_of
 from share_registry.registry.maintenance.purge_plan import PurgePlan, plan_purge
 from share_registry.registry.maintenance.reach import Reach
@@ -52,10 +51,7 @@ def purge(
 ) -> PurgeReport:
     """Remove a task for good; see `Registry.purge`."""
     check_allowed(context, dry_run=dry_run)
-    with context.reading() as session:
-        target = resolve_task(session, task, space=space)
-        claims = claims_of_reference(session, task, space=space, present=target.task)
-    require_given(context, claims)
+    target = resolve_recorded(context, task, space=space, resolver=resolve_task)
     reach = reach_of(context, progress)
     name = TaskName(str(target.task))
     plan = plan_purge(context, reach, target.space, name, progress)
