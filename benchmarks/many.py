@@ -16,7 +16,9 @@ from share_registry.catalog.queries import version_lookups
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.format.adapter_object import encode
 from share_registry.format.canonical import sha256
-from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote, decimal
+from share_registry.format.fields import decimal
+from share_registry.format.notes import Note, TaskNote
+from share_registry.format.records import AbsorbedTask, AbsorbRecord
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.coding import SerializedAdapter, decode

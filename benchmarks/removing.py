@@ -21,7 +21,8 @@ from typing import Final
 import share_registry as sr
 from share_registry.format import adapter_object
 from share_registry.format.canonical import sha256
-from share_registry.format.records import RECORD, Note, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import RECORD, parse_record
 from share_registry.materialize.decoder import Reader
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.outside.files import Outside

@@ -22,7 +22,8 @@ import share_registry as sr
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
-from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote
+from share_registry.format.notes import Note, TaskNote
+from share_registry.format.records import AbsorbedTask, AbsorbRecord
 from share_registry.names import Digest, SpaceName, Version
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.context import Context

@@ -11,11 +11,19 @@ from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 
-from share_registry.format import adapter_object, basis_object, layout, records, tensor_object
+from share_registry.format import (
+    adapter_object,
+    basis_object,
+    format_file,
+    layout,
+    notes,
+    records,
+    tensor_object,
+)
 
 FOLDER: Final = Path(__file__).parent / "schemas"
 MODELS: Final[dict[str, type[BaseModel]]] = {
-    "format": records.StoreFormat,
+    "format": format_file.StoreFormat,
     "record-create": records.CreateRecord,
     "record-absorb": records.AbsorbRecord,
     "record-refit": records.RefitRecord,
@@ -30,7 +38,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "record-export": records.ExportRecord,
     "record-expire": records.ExpireRecord,
     "record-purge": records.PurgeRecord,
-    "note": records.Note,
+    "note": notes.Note,
     "layout": layout.Layout,
     "adapter": adapter_object.Header,
     "basis": basis_object.BasisHeader,

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from share_registry import kinds
 from share_registry.format.layout import Layout
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.kinds import wrong_kind
 from share_registry.look.units import percent, size
 from share_registry.names import Digest

@@ -28,7 +28,7 @@ from share_registry.exchange.attachments import (
 )
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.other_formats import name_format
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.names import first_and_more
 from share_registry.outside.files import Kind, Outside
 

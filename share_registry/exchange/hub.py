@@ -23,7 +23,7 @@ from share_registry.exchange.hub_client import (
 )
 from share_registry.exchange.importers.formats import read_contents
 from share_registry.exchange.places import SCHEME
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:

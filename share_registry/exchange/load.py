@@ -24,7 +24,7 @@ from share_registry.exchange.peft_model import read_model, unwrap
 from share_registry.exchange.places import is_on_hub, is_place, place_of
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.kinds import member_of
 from share_registry.names import TaskName, task_name
 from share_registry.outside.files import Outside

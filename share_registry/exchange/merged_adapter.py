@@ -27,7 +27,7 @@ from share_registry.exchange.selection import layout_roles
 from share_registry.exchange.targets.subject import TRAINING_ONLY
 from share_registry.exchange.tensors import DTYPES, TORCH, item_of, pad_rows, tensors_of
 from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 
 _NONLINEAR: Final = ("use_dora", "lora_bias", "ensure_weight_tying")
 _SAME_FIELDS: Final = (

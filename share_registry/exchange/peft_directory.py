@@ -54,7 +54,7 @@ from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256
 from share_registry.format.layout import MAX_TENSORS, Layout, TensorSpec
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.format.safetensors_file import Item
 from share_registry.names import Digest, first_and_more
 from share_registry.outside.files import Outside

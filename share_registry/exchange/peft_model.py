@@ -19,7 +19,7 @@ from share_registry.exchange.config_checks import refuse_unsafe
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.plain_keys import PARALLEL, WRAPPERS, plain_config, plain_key
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.kinds import member_of, wrong_kind
 from share_registry.names import Digest, digest
 

@@ -19,11 +19,11 @@ from pydantic import Field, ValidationError
 from share_registry.errors import IntegrityError, RefusedError
 from share_registry.format.adapter_table import MAX_K, AdapterTable, Lane, TermHead
 from share_registry.format.canonical import require
+from share_registry.format.fields import DigestField, TrueField
 from share_registry.format.kept_tensors import pack_kept, plan_kept
 from share_registry.format.layout import MAX_TENSORS, DType, Layout, ModuleShape, Strict, check_kind
 from share_registry.format.object_file import pack, unpack
 from share_registry.format.packed_rows import PackedRows, piece_counts
-from share_registry.format.records import DigestField, TrueField
 from share_registry.format.symbols import Ints, encode_rows, entropy_bits
 from share_registry.names import Digest
 from share_registry.parallel import MAX_THREADS

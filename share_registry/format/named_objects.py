@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from share_registry.format.notes import Note, TaskNote
 from share_registry.format.records import (
     AbsorbRecord,
     MergeRecord,
-    Note,
     PurgeRecord,
     Record,
     RefitRecord,
-    TaskNote,
 )
 from share_registry.names import Digest
 

@@ -1,28 +1,28 @@
-"""Records and notes: what one commit says (spec REC-01 to REC-24, NOT-01 to NOT-05).
+"""Records: what one commit changes (spec REC-01 to REC-24).
 
-A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free
-text and personal data live in a note, an object of its own that can be removed without breaking the
-chain.
+A record is canonical JSON, names its parent by sha256 and says what changed, not the state.
 """
 
-import re
-from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from share_registry.errors import FormatError, InvalidInputError, ensure
-from share_registry.format.canonical import dump, load, require, sha256
-from share_registry.format.layout import (
-    FORMAT_VERSION,
-    Entry,
-    Strict,
-    check_kind,
-    check_version,
-    validate,
+from share_registry.errors import FormatError, ensure
+from share_registry.format.canonical import load, require, sha256
+from share_registry.format.fields import (
+    DecimalField,
+    DigestField,
+    KeyField,
+    KField,
+    NameField,
+    NumberField,
+    SelectorField,
+    TimeField,
+    TrueField,
+    WeightField,
 )
-from share_registry.names import NAME, Digest, is_name, is_reserved
-from share_registry.times import FIRST_YEAR, LAST_YEAR, timestamp
+from share_registry.format.layout import Strict, check_version, validate
+from share_registry.names import Digest
 
 # A module of the record has another shape than the first of its name in the space (spec REC-15)
 MODULE_SHAPES: Final = "module-shapes"
@@ -30,10 +30,6 @@ MODULE_SHAPES: Final = "module-shapes"
 FLOAT_HEADS: Final = "float-heads"
 # Records that say that a version was exported (spec REC-24)
 EXPORTS: Final = "exports"
-# Labels of its note that say where to
-EXPORT_HOST: Final = "host"
-EXPORT_PATH: Final = "path"
-EXPORT_TARGET: Final = "target"
 # Records that remove versions, and name what stands in for objects (spec REC-22, REC-23)
 REMOVALS: Final = "removals"
 # A policy of the record bounds how many versions need one object (spec COM-13)
@@ -42,78 +38,6 @@ BOUNDED_DEPENDENTS: Final = "bounded-dependents"
 COMMIT_CHECKS: Final = "commit-checks"
 # Features that a record's `requires` may name and this release knows
 FEATURES: Final = (BOUNDED_DEPENDENTS, COMMIT_CHECKS, EXPORTS, FLOAT_HEADS, MODULE_SHAPES, REMOVALS)
-
-DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
-NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
-
-
-def _check_name(text: str) -> str:
-    """Return a name that a store may have (spec NAM-01). Raises ValueError."""
-    if not is_name(text):
-        raise ValueError(f"{text!r} names no space, task, alias or tag")
-    return text
-
-
-def _check_selector(text: str) -> str:
-    """Return a name that reads as no other selector (spec NAM-03). Raises ValueError."""
-    if is_reserved(text):
-        raise ValueError(f"{text!r} reads as a version, a commit, a date or a digest")
-    return text
-
-
-NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$"), AfterValidator(_check_name)]
-SelectorField = Annotated[NameField, AfterValidator(_check_selector)]
-
-
-def _check_calendar(time: str) -> str:
-    """Return a time that the calendar has (spec REC-05). Raises ValueError."""
-    moment = datetime.fromisoformat(time)
-    # some releases of Python take 24:00 for the next day
-    if timestamp(moment) != time or not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        raise ValueError(f"{time} is no time of the years {FIRST_YEAR} to {LAST_YEAR}")
-    return time
-
-
-TimeField = Annotated[
-    str,
-    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$"),
-    AfterValidator(_check_calendar),
-]
-# A plain name in a directory: what a store says is never a path (spec NOT-04)
-FileNameField = Annotated[
-    str,
-    Field(max_length=255, pattern=r"""^[^/\\:*?"<>|\x00-\x1f\x7f]*[^/\\:*?"<>|\x00-\x1f\x7f. ]$"""),
-]
-KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
-_DECIMAL: Final = (
-    r"(0|[1-9][0-9]{0,15}|[0-9]{1,16}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-?[0-9]{1,3})"
-)
-DecimalField = Annotated[str, Field(pattern=rf"^{_DECIMAL}$")]
-WeightField = Annotated[str, Field(pattern=rf"^-?{_DECIMAL}$")]
-KField = Annotated[int, Field(ge=1, le=0xFFFF)]
-
-
-def _check_boolean(value: object) -> object:
-    """Return a boolean: 1, which is equal to it, is none. Raises ValueError."""
-    if not isinstance(value, bool):
-        raise ValueError("expected a boolean")
-    return value
-
-
-TrueField = Annotated[Literal[True], BeforeValidator(_check_boolean)]
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class StoreFormat(Strict):
-    """The FORMAT file: identity and features of a store. Immutable."""
-
-    magic: Literal["share_registry"] = "share_registry"
-    version: Literal[1] = 1
-    store: Annotated[str, Field(pattern=f"^{_UUID.pattern}$")]
-    read: list[str] = []
-    write: list[str] = []
-    gc: list[str] = []
 
 
 class PolicyBody(Strict):
@@ -362,89 +286,6 @@ Record = (
 RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
-class FileEntry(Strict):
-    """A file kept verbatim as an object."""
-
-    name: FileNameField
-    object: DigestField
-    size: Annotated[int, Field(ge=0, le=1 << 40)]
-
-
-class Source(Strict):
-    """Where an adapter came from."""
-
-    kind: Literal["directory", "hub", "peft", "adapter"]
-    location: Annotated[str, Field(max_length=4096)]
-    revision: Annotated[str, Field(max_length=128)] | None = None
-
-
-class Metric(Strict):
-    """A name and a number, as text."""
-
-    name: Annotated[str, Field(max_length=512)]
-    value: Annotated[str, Field(pattern=r"^(-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?|-?inf|nan)$")]
-
-
-class CheckEntry(Strict):
-    """A check that an adapter has passed, and the end of what it said."""
-
-    name: NameField
-    version: Annotated[str, Field(max_length=64)] | None = None
-    summary: Annotated[str, Field(max_length=512)] | None = None
-
-
-class TaskNote(Strict):
-    """What a note says of one task."""
-
-    task: NameField
-    labels: list[Entry] = []
-    metrics: list[Metric] = []
-    removed: list[str] = []
-    source: Source | None = None
-    config: DigestField | None = None
-    attachments: list[FileEntry] = []
-    original: list[FileEntry] = []
-    remarks: list[str] = []
-    checks: Annotated[list[CheckEntry], Field(max_length=64)] = []
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is shown of the adapter: its remarks, and the checks that it has passed."""
-        checks = (
-            f"passed {' '.join(filter(None, [check.name, check.version]))}"
-            f"{f': {check.summary}' if check.summary else ''}"
-            for check in self.checks
-        )
-        return (*self.remarks, *checks)
-
-
-class Note(Strict):
-    """Free text and personal data of one commit; removable."""
-
-    format: Literal[1] = 1
-    kind: Literal["note"] = "note"
-    author: Annotated[str, Field(max_length=256)] | None = None
-    message: Annotated[str, Field(max_length=16_384)] | None = None
-    tasks: list[TaskNote] = []
-
-    def to_bytes(self) -> bytes:
-        """Return the canonical bytes."""
-        return dump(
-            self.model_dump(mode="json", exclude_defaults=True)
-            | {"format": FORMAT_VERSION, "kind": "note"}
-        )
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "Note":
-        """Parse a note object. Raises IntegrityError."""
-        value = check_kind(load(content, subject="note"), "note")
-        return validate(cls.model_validate, value, "note")
-
-    def of(self, task: str) -> TaskNote:
-        """Return what the note says of a task, empty where nothing."""
-        return next((entry for entry in self.tasks if entry.task == task), TaskNote(task=task))
-
-
 def parse_record(content: bytes, *, subject: str = "record") -> Record:
     """Parse one record.
 
@@ -467,48 +308,6 @@ def parse_record(content: bytes, *, subject: str = "record") -> Record:
     record = validate(RECORD.validate_python, value, subject)
     _check_tasks(record, subject)
     return record
-
-
-def parse_format(content: bytes) -> StoreFormat:
-    """Parse a FORMAT file.
-
-    Raises:
-        IntegrityError: malformed.
-        FormatError: of another version, or in need of a read feature this release does not know.
-    """
-    value = load(content, subject="FORMAT", limit=1 << 20)
-    ensure(
-        value.get("magic") == "share_registry",
-        FormatError("FORMAT is not of a share_registry store.", hint="Check the location."),
-    )
-    check_version(value, "FORMAT", member="version")
-    store = validate(StoreFormat.model_validate, value, "FORMAT")
-    ensure(
-        not store.read,
-        FormatError(
-            f"store needs the unknown features {store.read}.", hint="Upgrade share_registry."
-        ),
-    )
-    return store
-
-
-def format_bytes(store: str) -> bytes:
-    """Return the FORMAT file of a new store with this uuid. Raises InvalidInputError."""
-    ensure(
-        _UUID.fullmatch(store),
-        InvalidInputError(
-            f"store identity {store[:80]!r} is no uuid in lower case.",
-            hint="Give str(uuid.uuid4()).",
-        ),
-    )
-    return dump(StoreFormat(store=store).model_dump(mode="json"))
-
-
-def decimal(value: float) -> str:
-    """Return a number as the record's decimal string (shortest that reads back equal)."""
-    text = repr(float(value))
-    text = re.sub(r"e([+-]?)0*", lambda match: "e" + match[1].removeprefix("+"), text)
-    return text.removesuffix(".0")
 
 
 def _check_tasks(record: Record, subject: str) -> None:

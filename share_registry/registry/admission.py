@@ -22,7 +22,7 @@ from share_registry.values.text_table import shorten
 
 if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter
-    from share_registry.format.records import CheckEntry
+    from share_registry.format.notes import CheckEntry
 
 # A function that gets the directory: it returns what is worth knowing or nothing, and raises where
 # the adapter does not pass. Or a command, to which the directory is added: 0 passes.
@@ -190,7 +190,7 @@ def _given_twice(name: str) -> InvalidInputError:
 
 
 def _run(check: NamedCheck, task: TaskName, directory: Path) -> "CheckEntry":
-    from share_registry.format.records import CheckEntry
+    from share_registry.format.notes import CheckEntry
 
     try:
         summary = _call(check, directory)

@@ -35,7 +35,7 @@ from share_registry.values.task_version import REPEATED, TaskVersion
 
 if TYPE_CHECKING:
     from share_registry.format.named_objects import Replaced
-    from share_registry.format.records import Note, TaskNote
+    from share_registry.format.notes import Note, TaskNote
 
 _HINT: Final = (
     "Run `share-registry verify`, which tells whether the record or the catalog is wrong. A "

@@ -27,7 +27,8 @@ from share_registry.registry.log_ends import (
 if TYPE_CHECKING:
     from share_registry.format.layout import Layout
     from share_registry.format.named_objects import Replaced
-    from share_registry.format.records import Note, Record
+    from share_registry.format.notes import Note
+    from share_registry.format.records import Record
     from share_registry.store.protocol import Store
 
 _T = TypeVar("_T")
@@ -149,7 +150,7 @@ def read_entry(
 
 def read_note(store: "Store", digest: Digest | None) -> "Note | None":
     """Return a note; None where there is none or it was removed."""
-    from share_registry.format.records import Note
+    from share_registry.format.notes import Note
 
     if digest is None:
         return None

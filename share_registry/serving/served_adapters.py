@@ -20,7 +20,7 @@ from share_registry.errors import (
     ShareRegistryError,
 )
 from share_registry.exchange.export_form import PROFILES
-from share_registry.format.records import TaskNote
+from share_registry.format.notes import TaskNote
 from share_registry.kinds import FilePath
 from share_registry.names import is_name, parse_reference
 from share_registry.outside.files import Outside

@@ -17,7 +17,7 @@ from typing_extensions import override
 from share_registry import kinds
 from share_registry.errors import IntegrityError, NotFoundError, StoreError, ensure
 from share_registry.format.canonical import sha256
-from share_registry.format.records import format_bytes
+from share_registry.format.format_file import format_bytes
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.outside.files import Outside
 from share_registry.store.protocol import (

@@ -528,7 +528,7 @@ def _require_exclusive(folder: Path, inside: Outside) -> None:
 
 
 def _write_format(root: Path, inside: Outside, identity: str) -> None:
-    from share_registry.format.records import format_bytes
+    from share_registry.format.format_file import format_bytes
 
     with _temporary_file(root, inside, format_bytes(identity), point="format") as temporary:
         inside.link_new(temporary, root / FORMAT)

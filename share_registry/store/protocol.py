@@ -445,7 +445,7 @@ def identity_of(content: bytes, *, writing: bool) -> str:
     current = _CURRENT_FORMAT.fullmatch(content)
     if current is not None:
         return current[1].decode()
-    from share_registry.format.records import parse_format
+    from share_registry.format.format_file import parse_format
 
     parsed = parse_format(content)
     ensure(

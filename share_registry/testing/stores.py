@@ -33,7 +33,7 @@ from share_registry.errors import (
     RefusedError,
 )
 from share_registry.format.canonical import sha256
-from share_registry.format.records import parse_format
+from share_registry.format.format_file import parse_format
 from share_registry.kinds import takes
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.store.protocol import (

@@ -11,16 +11,8 @@ from share_registry.catalog.projection.apply import apply
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.named_objects import read_for, replacements
-from share_registry.format.records import (
-    RECORD,
-    REMOVALS,
-    FileEntry,
-    Metric,
-    Note,
-    Record,
-    Source,
-    TaskNote,
-)
+from share_registry.format.notes import FileEntry, Metric, Note, Source, TaskNote
+from share_registry.format.records import RECORD, REMOVALS, Record
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.log_entries import LogEntry
 from share_registry.registry.replay import apply_entry

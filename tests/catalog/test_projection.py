@@ -23,7 +23,7 @@ from share_registry.catalog.tables import (
     VersionRow,
 )
 from share_registry.errors import ConflictError, IntegrityError
-from share_registry.format.records import Note
+from share_registry.format.notes import Note
 from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story, whole_story
 from tests.catalog.rows import dump
 

@@ -25,8 +25,10 @@ from share_registry.exchange.selection import absent_heads, module_scales
 from share_registry.exchange.signatures import Bundle
 from share_registry.format import adapter_object, basis_object, safetensors_file
 from share_registry.format.canonical import load, parse_foreign, sha256
+from share_registry.format.format_file import parse_format
 from share_registry.format.layout import DType, Layout, TensorSpec
-from share_registry.format.records import Note, parse_format, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import parse_record
 from share_registry.format.tensor_object import decode_tensor
 from share_registry.names import (
     alias_name,

@@ -9,7 +9,8 @@ from typing import Any, Final
 import pytest
 
 import share_registry as sr
-from share_registry.format.records import Note, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import parse_record
 from share_registry.names import SpaceName
 from share_registry.registry.admission import VARIABLE, parse_check
 from share_registry.values.imports import ImportStatus

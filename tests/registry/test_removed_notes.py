@@ -8,7 +8,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.format.canonical import load
-from share_registry.format.records import Note
+from share_registry.format.notes import Note
 from share_registry.registry.audit.walk import SPARED
 from share_registry.values.checks import Outcome
 from tests.cli.tiny import SPACE, write_adapter

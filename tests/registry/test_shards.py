@@ -15,7 +15,7 @@ from typing_extensions import override
 import share_registry as sr
 from share_registry.format import adapter_object
 from share_registry.format.canonical import dump, load, sha256
-from share_registry.format.records import Note
+from share_registry.format.notes import Note
 from share_registry.names import Digest
 from share_registry.outside.files import Outside
 from share_registry.registry.opening import open_context

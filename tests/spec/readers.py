@@ -13,8 +13,10 @@ import spec.reader
 from share_registry.format import basis_object
 from share_registry.format.adapter_object import decode, header
 from share_registry.format.canonical import load, sha256
+from share_registry.format.format_file import parse_format
 from share_registry.format.layout import DType, Layout
-from share_registry.format.records import Note, parse_format, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import parse_record
 from share_registry.format.tensor_object import decode_tensor
 from tests.house.tree import ROOT
 

@@ -22,7 +22,7 @@ from share_registry.errors import (
     StoreError,
 )
 from share_registry.format.canonical import sha256
-from share_registry.format.records import format_bytes, parse_format
+from share_registry.format.format_file import format_bytes, parse_format
 from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System

@@ -6,7 +6,8 @@ from typing import Any
 import share_registry as sr
 from share_registry.catalog.queries.resolution import version_of
 from share_registry.format.layout import Entry
-from share_registry.format.records import AbsorbRecord, Metric, Note, TaskNote, parse_record
+from share_registry.format.notes import Metric, Note, TaskNote
+from share_registry.format.records import AbsorbRecord, parse_record
 from share_registry.names import SpaceName
 from share_registry.registry.checkout.checkout import read_task_note
 from share_registry.registry.commands.publish import publish

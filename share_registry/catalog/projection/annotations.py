@@ -8,13 +8,8 @@ from sqlalchemy import select, update
 from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import LabelRow, MetricRow, VersionRow
-from share_registry.format.records import (
-    AbsorbRecord,
-    AnnotateRecord,
-    MergeRecord,
-    Record,
-    TaskNote,
-)
+from share_registry.format.notes import TaskNote
+from share_registry.format.records import AbsorbRecord, AnnotateRecord, MergeRecord, Record
 
 AnnotationRow: TypeAlias = type[LabelRow] | type[MetricRow]
 

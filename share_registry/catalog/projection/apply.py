@@ -45,12 +45,12 @@ from share_registry.format.named_objects import (
     objects_of_record,
     replacements,
 )
+from share_registry.format.notes import Note
 from share_registry.format.records import (
     AliasRecord,
     AnnotateRecord,
     DropRecord,
     ExportRecord,
-    Note,
     PolicyBody,
     Record,
     RenameRecord,

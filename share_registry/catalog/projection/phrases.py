@@ -5,21 +5,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from share_registry.catalog.sql import clean
+from share_registry.format.notes import EXPORT_HOST, EXPORT_PATH, EXPORT_TARGET, Note, TaskNote
 from share_registry.format.records import (
-    EXPORT_HOST,
-    EXPORT_PATH,
-    EXPORT_TARGET,
     AnnotateRecord,
     DropRecord,
     ExpireRecord,
     ExportRecord,
     MergeRecord,
-    Note,
     PolicyBody,
     PurgeRecord,
     Record,
     RefitRecord,
-    TaskNote,
 )
 from share_registry.look.units import count
 from share_registry.names import first_and_more

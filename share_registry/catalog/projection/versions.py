@@ -23,14 +23,13 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import IntegrityError, ensure
 from share_registry.format.layout import Layout, learn_shapes
+from share_registry.format.notes import Note, TaskNote
 from share_registry.format.records import (
     AbsorbedTask,
     AbsorbRecord,
     MergeRecord,
-    Note,
     RefitRecord,
     RestoreRecord,
-    TaskNote,
 )
 from share_registry.names import Digest
 from share_registry.values.task_version import REPEATED

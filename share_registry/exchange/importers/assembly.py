@@ -21,7 +21,7 @@ from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.peft_directory import PEFT_METADATA, adapter_of
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.targets.subject import EXPERT
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.names import first_and_more
 
 # Letters of all module paths together up to which a config names each of them.

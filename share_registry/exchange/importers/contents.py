@@ -29,7 +29,7 @@ from share_registry.exchange.config import CONFIG_FILE, MAX_CONFIG_BYTES
 from share_registry.exchange.tensors import check_finite, tensor_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import parse_foreign
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.format.safetensors_file import MAX_HEADER_BYTES
 
 _LENGTH_BYTES: Final = 8

@@ -52,7 +52,7 @@ from share_registry.exchange.importers.vlora_store import (
     read_vlora,
 )
 from share_registry.exchange.peft_directory import read_files
-from share_registry.format.records import Source
+from share_registry.format.notes import Source
 from share_registry.names import near_misses
 from share_registry.outside.files import Kind, Outside
 

@@ -27,7 +27,8 @@ from share_registry.errors import (
 )
 from share_registry.format.canonical import sha256
 from share_registry.format.named_objects import objects_of_task
-from share_registry.format.records import Note, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import parse_record
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.audit.catalog_checks import check_meaning

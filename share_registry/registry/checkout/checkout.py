@@ -23,7 +23,7 @@ from share_registry.exchange.peft_directory import read_files
 from share_registry.exchange.tensors import TORCH, check_no_overflow
 from share_registry.format.canonical import parse_foreign
 from share_registry.format.layout import Layout
-from share_registry.format.records import FileEntry, Note, Source, TaskNote
+from share_registry.format.notes import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
 from share_registry.names import SpaceName
 from share_registry.registry.context import Context

@@ -35,7 +35,7 @@ from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.exchange.signatures import Signer, place_signature, signature_place
 from share_registry.exchange.targets.servers import check_target
 from share_registry.format.canonical import sha256
-from share_registry.format.records import TaskNote
+from share_registry.format.notes import TaskNote
 from share_registry.kinds import FilePath
 from share_registry.materialize.device import dtype_of
 from share_registry.names import Digest

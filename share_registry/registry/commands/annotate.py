@@ -16,16 +16,15 @@ from share_registry.errors import (
     RefusedError,
     ensure,
 )
+from share_registry.format.notes import Note, TaskNote
 from share_registry.format.records import (
     AliasRecord,
     AnnotateRecord,
     DropRecord,
-    Note,
     Record,
     RenameRecord,
     RestoreRecord,
     TagRecord,
-    TaskNote,
 )
 from share_registry.names import (
     CommitNumber,

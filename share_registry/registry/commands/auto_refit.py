@@ -14,7 +14,7 @@ from typing import Final
 
 from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.errors import ShareRegistryError
-from share_registry.format.records import Note
+from share_registry.format.notes import Note
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.arguments import RefitOptions
 from share_registry.registry.commands.encode import NewBasis

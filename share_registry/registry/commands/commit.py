@@ -15,7 +15,8 @@ from share_registry.algebra.threads import one_thread
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import head_of
-from share_registry.format.records import AbsorbRecord, Note
+from share_registry.format.notes import Note
+from share_registry.format.records import AbsorbRecord
 from share_registry.names import (
     CommitNumber,
     TaskName,

@@ -16,7 +16,8 @@ from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.load import load
 from share_registry.exchange.places import is_directory, with_format
-from share_registry.format.records import CheckEntry, TaskVersionRef
+from share_registry.format.notes import CheckEntry
+from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
 from share_registry.outside.files import Outside
 from share_registry.registry.basis.fit import FitRule, fit

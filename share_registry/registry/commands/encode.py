@@ -12,12 +12,8 @@ from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import move_to_device, pairs_of
 from share_registry.format.canonical import sha256
-from share_registry.format.records import (
-    CheckEntry,
-    FileEntry,
-    TaskNote,
-    TaskVersionRef,
-)
+from share_registry.format.notes import CheckEntry, FileEntry, TaskNote
+from share_registry.format.records import TaskVersionRef
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.parallel import side_by_side
 from share_registry.registry.admission import run_checks

@@ -22,7 +22,9 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import shape_remarks
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
-from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
+from share_registry.format.fields import decimal
+from share_registry.format.notes import TaskNote
+from share_registry.format.records import MergeRecord, TaskVersionRef
 from share_registry.kinds import shown
 from share_registry.names import SpaceName, TaskName, split_task, task_name
 from share_registry.registry.admission import require_checked

@@ -16,7 +16,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.environment import environment_labels
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Entry
-from share_registry.format.records import Metric, Note, TaskNote
+from share_registry.format.notes import Metric, Note, TaskNote
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, first_and_more
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions, check_distinct

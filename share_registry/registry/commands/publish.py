@@ -36,7 +36,8 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.format.canonical import MAX_JSON_BYTES, sha256
 from share_registry.format.layout import Layout
 from share_registry.format.named_objects import objects_of_note, objects_of_record
-from share_registry.format.records import Note, Record, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import Record, parse_record
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.commands.interrupts import note_attempt, tells_of_interrupts
 from share_registry.registry.commands.preconditions import commit_of_key

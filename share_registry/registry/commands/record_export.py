@@ -17,15 +17,8 @@ from share_registry.errors import (
 )
 from share_registry.exchange.adapter_files import text_of_path
 from share_registry.format.layout import Entry
-from share_registry.format.records import (
-    EXPORT_HOST,
-    EXPORT_PATH,
-    EXPORT_TARGET,
-    EXPORTS,
-    ExportRecord,
-    Record,
-    TaskNote,
-)
+from share_registry.format.notes import EXPORT_HOST, EXPORT_PATH, EXPORT_TARGET, TaskNote
+from share_registry.format.records import EXPORTS, ExportRecord, Record
 from share_registry.names import CommitNumber, Digest
 from share_registry.registry.arguments import Said
 from share_registry.registry.checkout.version_export import ExportRequest, export_version

@@ -36,7 +36,8 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.adapter_object import bits_of_modules
-from share_registry.format.records import Note, RefitRecord, TaskNote
+from share_registry.format.notes import Note, TaskNote
+from share_registry.format.records import RefitRecord
 from share_registry.look.units import size
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version

@@ -26,15 +26,15 @@ from share_registry.exchange.base_model import (
     space_name_of,
 )
 from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.format.fields import decimal
+from share_registry.format.notes import Note
 from share_registry.format.records import (
     BOUNDED_DEPENDENTS,
     COMMIT_CHECKS,
     BaseModelBody,
     CreateRecord,
-    Note,
     PolicyBody,
     PolicyRecord,
-    decimal,
 )
 from share_registry.names import CommitNumber, SpaceName, close_names, near_misses, space_name
 from share_registry.registry.arguments import Said

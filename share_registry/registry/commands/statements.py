@@ -9,15 +9,15 @@ from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import is_same_module
+from share_registry.format.fields import decimal
 from share_registry.format.layout import Layout, UnlikeShape, learn_shapes
+from share_registry.format.notes import Note
 from share_registry.format.records import (
     COMMIT_CHECKS,
     FLOAT_HEADS,
     MODULE_SHAPES,
     AbsorbedTask,
-    Note,
     TaskVersionRef,
-    decimal,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.arguments import CommitOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries.resolution import version_of
 from share_registry.errors import NotFoundError, ShareRegistryError, StoreError
-from share_registry.format.records import Note
+from share_registry.format.notes import Note
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.checkout.checkout import task_note
 from share_registry.registry.checkout.version_export import (

@@ -26,7 +26,7 @@ from share_registry.errors import (
     RefusedError,
     ensure,
 )
-from share_registry.format.records import parse_format
+from share_registry.format.format_file import parse_format
 from share_registry.names import Digest, first_and_more
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.context import Context

@@ -8,13 +8,8 @@ from share_registry.errors import IntegrityError, ensure
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.format.canonical import sha256
 from share_registry.format.named_objects import objects_of_task
-from share_registry.format.records import (
-    FLOAT_HEADS,
-    REMOVALS,
-    Note,
-    PurgeRecord,
-    Replacement,
-)
+from share_registry.format.notes import Note
+from share_registry.format.records import FLOAT_HEADS, REMOVALS, PurgeRecord, Replacement
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.arguments import Progress
 from share_registry.registry.commands.coding import keep_bits

@@ -14,7 +14,8 @@ from typing import Final
 from share_registry.errors import IntegrityError, ensure
 from share_registry.format.canonical import sha256
 from share_registry.format.named_objects import objects_of_task
-from share_registry.format.records import Note, Record, parse_record
+from share_registry.format.notes import Note
+from share_registry.format.records import Record, parse_record
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.ledger import Ledger, Place

@@ -25,7 +25,7 @@ from share_registry.errors import (
 from share_registry.exchange.hub_branch import check_branch
 from share_registry.exchange.hub_client import HubLocation
 from share_registry.exchange.places import is_on_hub
-from share_registry.format.records import format_bytes
+from share_registry.format.format_file import format_bytes
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName
 from share_registry.outside.files import Outside
