@@ -5,7 +5,6 @@ checkpoint, or of every evaluation. It is a thin layer over `share_registry.trai
 which says what happens beside the training.
 """
 
-import logging
 from typing import Any, Final
 
 from typing_extensions import Unpack
@@ -29,7 +28,6 @@ except ImportError as error:
 
 __all__ = ["CommitCallback"]
 
-_LOG: Final = logging.getLogger(__name__)
 _MOMENTS: Final = ("save", "evaluate")
 # By what the run is called in the state that a checkpoint keeps
 _STATE: Final = "share_registry"

@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     from share_registry.values.transfers import TransferReport
     from share_registry.values.uploads import Upload
 
-# A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
-Source = "str | os.PathLike[str] | Adapter | Any"
-
 
 @guarded
 class Registry:

@@ -166,7 +166,7 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     return all(is_end(store, space, head) for space, head in heads.items())
 
 
-def rebuild_catalog(store: "Store", catalog: Catalog, *, wait_s: float = WAIT_S) -> None:
+def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
     """Empty a catalog and fill it from the store alone.
 
     Each space is one transaction: whoever reads or commits meanwhile sees it as it was, or made
@@ -177,19 +177,19 @@ def rebuild_catalog(store: "Store", catalog: Catalog, *, wait_s: float = WAIT_S)
     Raises:
         IntegrityError, FormatError, StoreError: the log of a space cannot be followed to its end;
             that space is left as it was, the others are made again.
-        ConflictError: another process held a lock for longer than `wait_s`.
+        ConflictError: another process held a lock for too long.
     """
     from share_registry.catalog.projection.apply import wipe
 
     damage: dict[SpaceName, LogError] = {}
     spaces = store.spaces()
-    with catalog.begin(write=True, wait_s=wait_s) as session:
+    with catalog.begin(write=True) as session:
         # listed again under the lock: a space that came meanwhile is not forgotten
         for space in {*lookups.space_names(session)} - {*store.spaces()}:
             wipe(session, space)
     for space in spaces:
         try:
-            _refill(store, catalog, space, wait_s=wait_s)
+            _refill(store, catalog, space)
         except LOG_ERRORS as error:
             damage[space] = error
     if damage:
@@ -202,7 +202,7 @@ def rebuild_catalog(store: "Store", catalog: Catalog, *, wait_s: float = WAIT_S)
         )
 
 
-def _refill(store: "Store", catalog: Catalog, space: SpaceName, *, wait_s: float) -> None:
+def _refill(store: "Store", catalog: Catalog, space: SpaceName, *, wait_s: float = WAIT_S) -> None:
     """Empty and fill the rows of one space. Raises as `_check_log`."""
     _check_log(store, space)
     if not store.read_only:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings, strategies as st
-from numpy.typing import NDArray
 
 from share_registry.errors import FormatError, IntegrityError
 from share_registry.format.adapter_object import bits_of, decode, encode, header
@@ -33,7 +32,6 @@ from share_registry.format.tensor_object import decode_tensor, encode_tensor
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 
-Ints = NDArray[np.int32]
 SOURCES = tuple(Digest(f"{number:064x}") for number in range(1, 4))
 PARTS = ("planes", "symbols", "table")
 

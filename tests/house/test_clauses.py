@@ -9,7 +9,6 @@ import pytest
 from tests.house.tree import ROOT, files, name
 
 SPEC = ROOT / "spec"
-WORD = "spec"
 ID = r"[A-Z]{3}-\d{2}"
 GAP = r"(?:\s+(?:# )?)"  # a citation may run on in the next line
 CITED = re.compile(rf"spec{GAP}({ID}(?:(?:,?{GAP}(?:(?:and|to|spec){GAP})?){ID})*)")

@@ -277,9 +277,8 @@ def _is_method(member: Any) -> bool:
     return inspect.isfunction(member) or isinstance(member, classmethod | staticmethod)
 
 
-def _signature(function: Callable[..., Any], *, skip: int = 0) -> dict[str, inspect.Parameter]:
-    parameters = list(inspect.signature(function).parameters.values())[skip:]
-    return {parameter.name: parameter for parameter in parameters}
+def _signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
 
 
 def _receiver(world: World, name: str) -> Any:

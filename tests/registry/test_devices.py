@@ -17,7 +17,6 @@ from tests.registry.elsewhere import Elsewhere
 from tests.registry.planted import write_planted
 
 SPACE = "tiny"
-BUDGET = 0.025
 NO_GPU = "there is no CUDA device"
 Story = Callable[[sr.Registry, dict[str, Path]], None]
 

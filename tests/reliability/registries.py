@@ -5,7 +5,6 @@ Opened over any system calls, with small adapters, and what must hold of them af
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import torch
 
@@ -17,7 +16,6 @@ from tests.catalog.rows import dump
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.scenarios import NoFlush
 
-KEY: Final = "run-{}"
 Catalog = Mapping[str, Sequence[tuple[object, ...]]]
 
 

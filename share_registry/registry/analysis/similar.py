@@ -18,7 +18,7 @@ from share_registry.exchange.places import SCHEME
 from share_registry.names import Side, SpaceName
 from share_registry.outside.files import Kind
 from share_registry.registry.analysis.verdict import CONTINUES, kin_of
-from share_registry.registry.arguments import Progress, ignore_progress, reference
+from share_registry.registry.arguments import reference
 from share_registry.registry.checkout.factored import (
     FactoredAdapter,
     read_adapter,
@@ -41,7 +41,6 @@ def similar(
     *,
     space: str | None,
     limit: int | None = 10,
-    progress: Progress | None = None,
 ) -> Similar:
     """Return the live tasks nearest to an adapter, each at its newest version.
 
@@ -52,13 +51,11 @@ def similar(
         space: Where to look for what is no version; None for the only space, or the one of its base
             model. A version is compared with the tasks of its own space.
         limit: At most so many; None for all.
-        progress: Called with what is being done, how many are done and how many there are.
 
     Raises:
         InvalidInputError: nothing that an adapter can be read from.
         NotFoundError, RefusedError: what is named leads nowhere.
     """
-    progress = progress or ignore_progress
     asked, own = _read_asked(context, adapter, space)
     with context.reading() as session:
         where = _space_to_search(context, session, asked, space if own is None else own.space)
@@ -66,8 +63,7 @@ def similar(
     rows = described_versions(context, [row for row in rows if own is None or row.ref != own.ref])
     neighbours = []
     compares = own is not None or not asked.pairs
-    for done, row in enumerate(rows, start=1):
-        progress(f"comparing with {row.ref}", done, len(rows))
+    for row in rows:
         stored = read_factored(context, row)
         pairs = align([(each.layout, each.pairs) for each in (asked, stored)])
         compares |= not stored.pairs or have_common(*pairs)
