@@ -24,7 +24,7 @@ import share_registry as sr
 from benchmarks.adapters import write_decaying
 from benchmarks.counting import measure_bytes, task_names
 from share_registry.algebra.rate_distortion import bound
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 
 DEMO: Final = Path(sr.__file__).parent / "demo_data"
@@ -139,7 +139,7 @@ def _column(folders: Sequence[Path], budget: float, references: bool) -> list[Ro
 
 
 def _parameters_and_bound(folder: Path, budget: float) -> tuple[int, float]:
-    adapter = read_directory(folder, outside=Outside())
+    adapter = read_place(folder, outside=Outside())
     pairs = adapter.factor_pairs()
     return sum(pair.a.numel() + pair.b.numel() for pair in pairs), bound(pairs, budget=budget)
 

@@ -55,13 +55,13 @@ _ROW: Final = 64
 _CODE: Final = """
 import json, sys, time
 from pathlib import Path
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.peft_directory import read_place
 from share_registry.format import adapter_object
 from share_registry.outside.files import Outside
 from share_registry.registry.commands.coding import serialize
 sizes, times = 0, [0.0, 0.0]
 for folder in sys.argv[2:]:
-    adapter = read_directory(Path(folder), outside=Outside())
+    adapter = read_place(Path(folder), outside=Outside())
     modules = [None] * len(adapter.layout.modules())
     best = [9e9, 9e9]
     for _ in range(int(sys.argv[1])):

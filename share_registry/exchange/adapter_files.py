@@ -86,7 +86,7 @@ def not_there(place: str) -> NotFoundError:
 
 
 def list_files(folder: Path, outside: Outside) -> Files:
-    """Return the files of a directory. Raises as `read_directory`."""
+    """Return the files of a directory. Raises NotFoundError, InvalidInputError."""
     kind = outside.kind_behind(folder)
     ensure(
         kind is not None,

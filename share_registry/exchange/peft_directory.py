@@ -5,10 +5,8 @@ or mapped.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -25,10 +23,8 @@ from share_registry.exchange.adapter_files import (
     Files,
     attached_files,
     has_card,
-    list_files,
     read_file,
     require_adapter,
-    text_of_path,
 )
 from share_registry.exchange.attachments import (
     TENSOR_FILE,
@@ -57,7 +53,6 @@ from share_registry.format.layout import MAX_TENSORS, Layout, TensorSpec
 from share_registry.format.notes import Source
 from share_registry.format.safetensors_file import Item
 from share_registry.names import Digest, first_and_more
-from share_registry.outside.files import Outside
 from share_registry.parallel import MAX_THREADS, side_by_side
 
 # What PEFT writes into the header of every tensor file.
@@ -69,33 +64,17 @@ _LIMITS: Final = (
 )
 
 
-def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
-    """Read a PEFT adapter directory.
-
-    Args:
-        path: The directory with adapter_config.json and adapter_model.safetensors.
-        outside: The file system.
-
-    Raises:
-        NotFoundError: there is no such directory, or one of the two files is missing.
-        InvalidInputError: a file that cannot be used: damaged, a link, a pickle, a git-LFS pointer,
-            unsafe names, wrong shapes.
-        RefusedError: an adapter that cannot be lowered apart safely.
-    """
-    folder = outside.absolute(Path(os.path.normpath(path)))
-    return read_files(
-        list_files(folder, outside),
-        source=Source(kind="directory", location=text_of_path(folder)),
-    )
-
-
 def read_files(files: Files, *, source: Source) -> Adapter:
     """Read an adapter from the files of a directory, wherever they lie.
 
     Where they lie in its only sub-directory with an adapter, as PEFT saves a named one and MLflow
     every one, they are read from there.
 
-    Raises as `read_directory`.
+    Raises:
+        NotFoundError: one of the two files is missing.
+        InvalidInputError: a file that cannot be used: damaged, a link, a pickle, a git-LFS pointer,
+            unsafe names, wrong shapes.
+        RefusedError: an adapter that cannot be lowered apart safely.
     """
     if CONFIG_FILE not in files.sizes and len(files.folders) == 1:
         ((name, inner),) = files.folders.items()
@@ -150,7 +129,7 @@ def adapter_of(
         source: Where it came from.
 
     Raises:
-        InvalidInputError, RefusedError: as `read_directory`.
+        InvalidInputError, RefusedError: as `read_files`.
     """
     config_bytes = config if isinstance(config, bytes) else _dump_config(config)
     items = safetensors_file.usual_order(item_of(key, tensor) for key, tensor in tensors.items())

@@ -25,7 +25,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_config import BaseConfig, parse_base_config
 from share_registry.exchange.export_files import CardFacts
 from share_registry.exchange.gguf_adapter import gguf_adapter
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
 from tests.exchange.test_gguf import permute
@@ -87,7 +87,7 @@ def main() -> None:
 def _compare(name: str, root: Path, sources: Path) -> bool:
     """Tell whether the converter writes the same tensors and alpha; write ours beside."""
     root.mkdir()
-    adapter = read_directory(zoo.save_live(name, root / "adapter"), outside=Outside())
+    adapter = read_place(zoo.save_live(name, root / "adapter"), outside=Outside())
     config = base_file(name, root)
     ours = _write(adapter, parse_base_config(config.read_bytes(), place="x"), root / "ours.gguf")
     theirs = root / "theirs.gguf"

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.export_files import CardFacts, files_of
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.targets.servers import TARGETS, notes_by_target
 from share_registry.exchange.targets.subject import ServerOutcome
 from share_registry.outside.files import Outside
@@ -82,7 +82,7 @@ def forms_of(name: str, root: Path) -> Iterator[Form]:
 def _write_portable(native: Path, folder: Path, base_model: str) -> Path:
     """Write the portable form of an adapter of a base model, "" where that is not named."""
     folder.mkdir()
-    adapter = read_directory(native, outside=Outside())
+    adapter = read_place(native, outside=Outside())
     files, _ = files_of(adapter, profile="portable", card=CardFacts(base_model=base_model))
     for file, content in files.items():
         (folder / file).write_bytes(content)
@@ -97,7 +97,7 @@ def verdict(directory: Path, target: str, settled: tuple[str, ...] = ()) -> str:
         target: The consumer.
         settled: Beginnings of notes that do not hold for the base models of the zoo.
     """
-    adapter = read_directory(directory, outside=Outside())
+    adapter = read_place(directory, outside=Outside())
     outcomes = {
         outcome.value
         for name, outcome, note in notes_by_target(adapter)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import share_registry as sr
 from share_registry.exchange.diffusers_adapter import diffusers_adapter
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
@@ -123,7 +123,7 @@ def test_a_pipeline_loads_nothing_of_a_directory_of_peft_as_is_said(
     trained: Callable[[str], tuple[Path, torch.Tensor]],
 ) -> None:
     folder, expected = trained("scale_1")
-    (note,) = notes_of(read_directory(folder, outside=Outside()), "diffusers")
+    (note,) = notes_of(read_place(folder, outside=Outside()), "diffusers")
     assert "prefix='base_model.model', " in note
     assert "load_lora_weights of its pipeline loads nothing of it" in note
     pipeline = pipeline_of(unet())
@@ -147,7 +147,7 @@ def test_an_export_is_the_function_of_the_adapter_in_a_pipeline_and_in_a_model(
     name: str, trained: Callable[[str], tuple[Path, torch.Tensor]], tmp_path: Path
 ) -> None:
     folder, expected = trained(name)
-    adapter = read_directory(folder, outside=Outside())
+    adapter = read_place(folder, outside=Outside())
     (tmp_path / PIPELINE_FILE).write_bytes(diffusers_adapter(adapter).content)
     pipeline = pipeline_of(unet())
     with warnings.catch_warnings():
@@ -170,7 +170,7 @@ def test_an_export_is_the_function_of_the_adapter_in_a_pipeline_and_in_a_model(
 def test_what_a_file_for_a_pipeline_does_not_hold_is_refused_by_name(
     name: str, trained: Callable[[str], tuple[Path, torch.Tensor]]
 ) -> None:
-    adapter = read_directory(trained(name)[0], outside=Outside())
+    adapter = read_place(trained(name)[0], outside=Outside())
     with pytest.raises(sr.RefusedError, match=NOT_IN_A_FILE[name]):
         diffusers_adapter(adapter)
 
@@ -261,7 +261,7 @@ def test_a_diffusion_transformer_is_a_part_of_its_own_name(tmp_path: Path) -> No
         warnings.simplefilter("ignore")
         model = zoo.peft.get_peft_model(transformer(), config, autocast_adapter_dtype=False).eval()
     zoo.scatter(model)
-    adapter = read_directory(zoo.save(model, tmp_path / "in"), outside=Outside())
+    adapter = read_place(zoo.save(model, tmp_path / "in"), outside=Outside())
     (tmp_path / PIPELINE_FILE).write_bytes(diffusers_adapter(adapter).content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -283,10 +283,10 @@ def test_servers_of_language_models_take_no_adapter_of_a_pipeline(
     trained: Callable[[str], tuple[Path, torch.Tensor]], original: Callable[[str], Path]
 ) -> None:
     folder, _ = trained("plain")
-    adapter = read_directory(folder, outside=Outside())
+    adapter = read_place(folder, outside=Outside())
     for target in ("vllm", "sglang", "lorax", "llama.cpp", "openvino", "onnxruntime"):
         assert verdict(folder, target) == REFUSED
     # nobody asked about them
     assert notes_of(adapter, "vLLM") == []
-    words = read_directory(original("plain"), outside=Outside())
+    words = read_place(original("plain"), outside=Outside())
     assert notes_of(words, "diffusers") == []

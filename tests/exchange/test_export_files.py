@@ -20,7 +20,7 @@ from share_registry.exchange.export_files import (
     files_of,
     place,
 )
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
 from tests.reliability.processes import fork, wait_for_all
@@ -173,12 +173,12 @@ def test_a_readme_of_the_source_makes_room_for_the_card_and_comes_back(
 ) -> None:
     source = copied("plain")
     (source / "README.md").write_text("theirs")
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     files, _ = files_of(adapter, profile="native", card=CardFacts.of(adapter))
     assert files["README.source.md"] == b"theirs"
     assert CARD_MARK.encode() in files["README.md"]
     place(files, tmp_path, "out", overwrite=False, outside=Outside())
-    assert read_directory(tmp_path / "out", outside=Outside()).attachments == adapter.attachments
+    assert read_place(tmp_path / "out", outside=Outside()).attachments == adapter.attachments
 
 
 def test_readmes_that_would_collide_with_the_card_are_all_kept(
@@ -187,7 +187,7 @@ def test_readmes_that_would_collide_with_the_card_are_all_kept(
     source = copied("plain")
     (source / "README.md").rename(source / "readme.MD")
     (source / "README.source.md").write_text("second")
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     files, _ = files_of(adapter, profile="native", card=CardFacts.of(adapter))
     assert set(files) == {
         "adapter_config.json",
@@ -202,9 +202,9 @@ def test_readmes_that_would_collide_with_the_card_are_all_kept(
 def test_save_writes_a_directory_that_reads_as_the_same_adapter(
     tmp_path: Path, copied: Callable[[str], Path]
 ) -> None:
-    adapter = read_directory(copied("plain"), outside=Outside())
+    adapter = read_place(copied("plain"), outside=Outside())
     path = adapter.save(tmp_path / "saved")
-    assert read_directory(path, outside=Outside()).source_digest == adapter.source_digest
+    assert read_place(path, outside=Outside()).source_digest == adapter.source_digest
     assert adapter.save(path) == path
     (path / "mine").write_text("x")
     with pytest.raises(RefusedError):
@@ -214,7 +214,7 @@ def test_save_writes_a_directory_that_reads_as_the_same_adapter(
 
 
 def test_an_unknown_profile_is_refused(copied: Callable[[str], Path]) -> None:
-    adapter = read_directory(copied("plain"), outside=Outside())
+    adapter = read_place(copied("plain"), outside=Outside())
     with pytest.raises(ShareRegistryError, match="profile 'wide' is not one of native, portable"):
         files_of(adapter, profile="wide", card=CardFacts.of(adapter))  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ from share_registry.exchange.expressions import (
     compile_ending,
     compile_expression,
 )
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.selection import roles_of
 from share_registry.format.layout import DType, TensorSpec
 from share_registry.outside.files import Outside
@@ -237,7 +237,7 @@ def test_an_adapter_with_a_hostile_config_is_read_at_once(tmp_path: Path) -> Non
     directory = write_adapter(tmp_path / "a", seed=1)
     set_config(directory, rank_pattern={"(.|.)" * 40 + "x": 2}, target_modules="(.|.)*" * 40)
     start = time.process_time()
-    adapter = read_directory(directory, outside=Outside())
+    adapter = read_place(directory, outside=Outside())
     assert time.process_time() - start < LIMIT_S
     assert {pair.scale for pair in adapter.factor_pairs()} == {2.0}
 
@@ -245,9 +245,9 @@ def test_an_adapter_with_a_hostile_config_is_read_at_once(tmp_path: Path) -> Non
 def test_an_expression_with_a_reference_back_is_not_evaluated(tmp_path: Path) -> None:
     directory = write_adapter(tmp_path / "a", seed=1)
     set_config(directory, target_modules=r".*(e)l\1.*|query|value")
-    adapter = read_directory(directory, outside=Outside())
+    adapter = read_place(directory, outside=Outside())
     assert any("unbounded work" in note for note in adapter.remarks)
     assert all(pair.scale for pair in adapter.factor_pairs())
     set_config(directory, rank_pattern={r"(a)\1": 2})
     with pytest.raises(RefusedError, match=r"rank_pattern has .* with .*, expected one"):
-        read_directory(directory, outside=Outside())
+        read_place(directory, outside=Outside())

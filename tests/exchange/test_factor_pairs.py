@@ -150,7 +150,7 @@ def test_the_first_pattern_in_file_order_counts() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_overlapping_patterns_scale_as_peft_reloads_them(tmp_path: Any) -> None:
-    from share_registry.exchange.peft_directory import read_directory
+    from share_registry.exchange.importers.formats import read_place
     from share_registry.outside.files import Outside
     from tests.exchange import zoo
 
@@ -167,7 +167,7 @@ def test_overlapping_patterns_scale_as_peft_reloads_them(tmp_path: Any) -> None:
         ),
     )
     zoo.scatter(model)
-    adapter = read_directory(zoo.save(model, tmp_path / "saved"), outside=Outside())
+    adapter = read_place(zoo.save(model, tmp_path / "saved"), outside=Outside())
     again = peft.PeftModel.from_pretrained(zoo.llama(), str(tmp_path / "saved"))
     modules = dict(again.base_model.model.named_modules())
     assert (

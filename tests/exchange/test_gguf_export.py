@@ -20,7 +20,8 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_config import BaseConfig, parse_base_config
 from share_registry.exchange.export_files import CardFacts
 from share_registry.exchange.gguf_adapter import gguf_adapter
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.outside.files import Outside
 from tests.exchange.foreign import SAME, distance, read, updates
 from tests.exchange.test_gguf import permute
@@ -114,7 +115,7 @@ def pairs(module: str, rows: int, columns: int, rank: int = 4) -> dict[str, torc
 def test_the_file_is_the_function_of_the_adapter(
     name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     place = base_file(name, tmp_path)
     config = parse_base_config(place.read_bytes(), place=str(place))
     write(adapter, config, tmp_path / "mine.gguf")
@@ -145,7 +146,7 @@ def test_the_file_is_the_function_of_the_adapter(
 def test_what_llama_cpp_cannot_hold_is_refused_by_name(
     name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     place = base_file(name, tmp_path)
     with pytest.raises(sr.RefusedError, match=REFUSED[name]):
         write(adapter, parse_base_config(place.read_bytes(), place="x"), tmp_path / "mine.gguf")
@@ -154,7 +155,7 @@ def test_what_llama_cpp_cannot_hold_is_refused_by_name(
 
 def test_factors_of_the_usual_alpha_keep_their_bits(original: Original, tmp_path: Path) -> None:
     for name, folded in (("alpha_pattern", 1), ("rank_pattern", 0), ("rslora", 0), ("plain", 0)):
-        adapter = read_directory(original(name), outside=Outside())
+        adapter = read_place(original(name), outside=Outside())
         place = base_file(name, tmp_path)
         notes = write(
             adapter, parse_base_config(place.read_bytes(), place="x"), tmp_path / "mine.gguf"
@@ -193,7 +194,7 @@ def test_a_scale_of_zero_is_kept(tmp_path: Path) -> None:
 
 
 def test_half_precision_is_said_with_its_error(original: Original, tmp_path: Path) -> None:
-    adapter = read_directory(original("plain"), outside=Outside())
+    adapter = read_place(original("plain"), outside=Outside())
     place = base_file("plain", tmp_path)
     config = parse_base_config(place.read_bytes(), place="x")
     (note,) = write(adapter, config, tmp_path / "mine.gguf", torch.float16)
@@ -278,7 +279,7 @@ def test_experts_are_one_tensor_and_those_without_a_pair_are_zero(tmp_path: Path
 def test_fused_experts_are_taken_apart_by_the_class_of_the_base_model(
     original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original("experts"), outside=Outside())
+    adapter = read_place(original("experts"), outside=Outside())
     place = base_file("experts", tmp_path)
     write(adapter, parse_base_config(place.read_bytes(), place="x"), tmp_path / "mine.gguf")
     deltas = loaded(tmp_path / "mine.gguf")[1]
@@ -318,7 +319,7 @@ def test_outer_modules_of_tied_or_grown_models_are_refused(module: str, tmp_path
 
 
 def test_the_same_adapter_is_the_same_bytes(original: Original, tmp_path: Path) -> None:
-    adapter = read_directory(original("plain"), outside=Outside())
+    adapter = read_place(original("plain"), outside=Outside())
     place = base_file("plain", tmp_path)
     config = parse_base_config(place.read_bytes(), place="x")
     for name in ("one", "two"):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from share_registry.errors import RefusedError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
@@ -32,7 +32,7 @@ CONVERTED: Final = 2e-2
 
 
 def read(source: Path) -> Adapter:
-    return read_directory(source, outside=Outside())
+    return read_place(source, outside=Outside())
 
 
 def hint(source: Path) -> str:

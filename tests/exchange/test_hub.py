@@ -16,7 +16,7 @@ from share_registry.errors import (
     StoreError,
 )
 from share_registry.exchange.hub import read_hub
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange.foreign import SAMPLES
 from tests.exchange.hub import serving
@@ -47,7 +47,7 @@ def test_a_repository_reads_as_its_directory_pinned_to_the_commit(
     commit = hub.push("ann/cola-lora", files_of(source))
     adapter, expected = (
         read_hub("hf://ann/cola-lora", outside=Outside()),
-        read_directory(source, outside=Outside()),
+        read_place(source, outside=Outside()),
     )
     assert adapter.source_digest == expected.source_digest
     assert adapter.original == expected.original

@@ -23,7 +23,8 @@ from transformers import (
 
 import share_registry as sr
 from share_registry.exchange.export_form import form_of
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.targets.onnxruntime_rules import BUILT
 from share_registry.exchange.targets.servers import lint
 from share_registry.outside.files import Outside
@@ -120,7 +121,7 @@ def test_what_its_builder_does_not_know_is_refused_with_a_way_out(
     base = write_base(zoo.CASES[name].base(), tmp_path / "base")
     with pytest.raises((NotImplementedError, ValueError), match=theirs):
         build(base, original(name), tmp_path / "onnx")
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     with pytest.raises(sr.RefusedError, match=ours) as caught:
         form_of(adapter, profile=None, target=TARGET, base_model="")
     able = caught.value.hint.removeprefix("Served as it is by: ").removesuffix(".").split(", ")
@@ -146,7 +147,7 @@ def test_the_classes_that_are_refused_by_name_are_those_that_the_builder_does_no
 def test_a_base_model_is_told_by_its_class_or_its_label(
     config: dict[str, Any], label: str, reason: str | None, original: Original
 ) -> None:
-    plain = read_directory(original("plain"), outside=Outside())
+    plain = read_place(original("plain"), outside=Outside())
     adapter = adapter_of(plain.tensors, {**plain.config, **config})
     assert lint(adapter, base_model=label, target=TARGET) == (
         () if reason is None else (f"ONNX Runtime GenAI: {reason}.",)

@@ -9,7 +9,7 @@ import pytest
 
 from share_registry.errors import InvalidInputError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange.test_refusals import CONFIG, TENSORS
 
@@ -17,7 +17,7 @@ Copied = Callable[[str], Path]
 
 
 def read(source: Path) -> Adapter:
-    return read_directory(source, outside=Outside())
+    return read_place(source, outside=Outside())
 
 
 def refusal(source: Path) -> ShareRegistryError:

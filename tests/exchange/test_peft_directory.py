@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from share_registry.errors import InvalidInputError
 from share_registry.exchange import attachments, peft_directory
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
 from tests.exchange.test_refusals import CONFIG, TENSORS, Q, put, set_config, set_tensors
@@ -25,7 +26,7 @@ Copied = Callable[[str], Path]
 
 
 def read(source: Path) -> Adapter:
-    return read_directory(source, outside=Outside())
+    return read_place(source, outside=Outside())
 
 
 def remark(adapter: Adapter, *parts: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from share_registry.errors import InvalidInputError, NotFoundError
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.selection import module_scales
 from share_registry.outside.files import Outside
@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 def test_a_live_model_gives_the_tensors_and_config_that_peft_saves(
     name: str, original: Original
 ) -> None:
-    expected = read_directory(original(name), outside=Outside())
+    expected = read_place(original(name), outside=Outside())
     adapter = read_model(zoo.live(name))
     assert list(adapter.tensors) == list(expected.tensors)
     assert all(torch.equal(adapter.tensors[key], expected.tensors[key]) for key in expected.tensors)
@@ -106,14 +106,14 @@ def test_a_class_outside_transformers_is_left_out_of_the_config() -> None:
 def test_an_adapter_applied_to_a_plain_model_is_the_trained_function(
     name: str, original: Original
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     model = adapter.apply_to(zoo.CASES[name].base())
     assert float((zoo.logits(model) - zoo.logits(zoo.live(name))).abs().max()) == zoo.EXACT
 
 
 def test_half_precision_adapters_apply_with_their_exact_values(original: Original) -> None:
     for name in ("bf16", "fp16"):
-        adapter = read_directory(original(name), outside=Outside())
+        adapter = read_place(original(name), outside=Outside())
         model = adapter.apply_to(zoo.llama())
         loaded = zoo.peft.get_peft_model_state_dict(model)
         assert all(
@@ -123,7 +123,7 @@ def test_half_precision_adapters_apply_with_their_exact_values(original: Origina
 
 def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) -> None:
     model = zoo.live("rslora")
-    adapter = read_directory(original("plain"), outside=Outside())
+    adapter = read_place(original("plain"), outside=Outside())
     assert adapter.apply_to(model, name="second") is model
     assert model.active_adapter == "second"
     assert float((zoo.logits(model) - zoo.logits(zoo.live("plain"))).abs().max()) == zoo.EXACT
@@ -134,7 +134,7 @@ def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) 
 
 
 def test_a_model_that_does_not_fit_is_left_as_it_was(original: Original) -> None:
-    adapter = read_directory(original("plain"), outside=Outside())
+    adapter = read_place(original("plain"), outside=Outside())
     base = zoo.LlamaForCausalLM(
         zoo.LlamaConfig(
             vocab_size=40,
@@ -156,7 +156,7 @@ def test_a_model_that_does_not_fit_is_left_as_it_was(original: Original) -> None
 
 
 def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
-    adapter = read_directory(original("plain"), outside=Outside())
+    adapter = read_place(original("plain"), outside=Outside())
     for base in (zoo.bert(), zoo.gpt2()):
         with pytest.raises(InvalidInputError, match="does not fit the model"):
             adapter.apply_to(base)

@@ -20,7 +20,8 @@ from share_registry.algebra.error import pooled_error
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import Family, family_of
 from share_registry.exchange.export_files import CardFacts, files_of, place
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.outside.files import Outside
 from tests.exchange.zoo import CASES, TOKENS, peft, scatter
 
@@ -117,7 +118,7 @@ def test_experts_taken_apart_are_the_same_function_in_peft(
     label: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     trained = train(label, tmp_path / "source", **options)
-    adapter = read_directory(tmp_path / "source", outside=Outside())
+    adapter = read_place(tmp_path / "source", outside=Outside())
     target, notes = export(adapter, tmp_path / "out", label)
     assert any("the experts are one pair each" in note for note in notes), notes
     base = mixture(label)
@@ -141,7 +142,7 @@ def test_experts_taken_apart_bear_the_names_that_servers_read(
     label: str, names: list[str], tmp_path: Path
 ) -> None:
     train(label, tmp_path / "source")
-    adapter = read_directory(tmp_path / "source", outside=Outside())
+    adapter = read_place(tmp_path / "source", outside=Outside())
     target, notes = export(adapter, tmp_path / "out", label)
     tensors, config = read_export(target)
     owner, _, first = names[0].rpartition(".")
@@ -160,7 +161,7 @@ def test_experts_taken_apart_bear_the_names_that_servers_read(
 
 
 def test_experts_of_an_unknown_base_model_stay_fused(original: Original, tmp_path: Path) -> None:
-    adapter = read_directory(original("experts"), outside=Outside())
+    adapter = read_place(original("experts"), outside=Outside())
     target, notes = export(adapter, tmp_path / "out", "acme/mixture")
     assert any("neither class nor label tells" in note for note in notes), notes
     assert read_export(target)[1]["target_parameters"]
@@ -168,7 +169,7 @@ def test_experts_of_an_unknown_base_model_stay_fused(original: Original, tmp_pat
 
 def test_experts_beside_modules_of_the_same_names_stay_fused(tmp_path: Path) -> None:
     train(QWEN3, tmp_path / "source")
-    adapter = read_directory(tmp_path / "source", outside=Outside())
+    adapter = read_place(tmp_path / "source", outside=Outside())
     tensors = {
         **adapter.tensors,
         f"{LAYER}.2.mlp.gate_proj.lora_A.weight": torch.ones(2, 16),
@@ -181,7 +182,7 @@ def test_experts_beside_modules_of_the_same_names_stay_fused(tmp_path: Path) -> 
 
 def test_one_of_two_fused_parameters_stays_fused(tmp_path: Path) -> None:
     train(MIXTRAL, tmp_path / "source")
-    adapter = read_directory(tmp_path / "source", outside=Outside())
+    adapter = read_place(tmp_path / "source", outside=Outside())
     tensors = {key: value for key, value in adapter.tensors.items() if "base_layer" not in key}
     config = {**adapter.config, "target_parameters": PARAMETERS[1:]}
     _, notes = export(adapter_of(tensors, config), tmp_path / "out", MIXTRAL)
@@ -221,7 +222,7 @@ def test_a_family_is_known_by_class_or_label(
 def test_a_module_that_some_layer_lacks_is_added_as_zeros(
     original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original("exclude"), outside=Outside())
+    adapter = read_place(original("exclude"), outside=Outside())
     target, notes = export(adapter, tmp_path / "out", "acme/base")
     tensors, _ = read_export(target)
     added = f"{LAYER}.0.self_attn.q_proj.lora_B.weight"
@@ -280,7 +281,7 @@ def test_what_rounding_a_folded_scale_adds_is_said(
     modules = [f"model.layers.0.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj")]
     adapter = small_adapter(*modules, dtype=torch.bfloat16, lora_alpha=alpha)
     target, notes = export(adapter, tmp_path / "out", "")
-    again = read_directory(target, outside=Outside())
+    again = read_place(target, outside=Outside())
     error = pooled_error(again.factor_pairs(), adapter.factor_pairs())
     said = [note for note in notes if "adds a relative error" in note]
     assert said == ([] if is_exact else [said[0]])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from share_registry.errors import InvalidInputError, RefusedError
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
@@ -335,7 +335,7 @@ def load(name: str, directory: Path) -> torch.Tensor:
 @pytest.mark.parametrize("name", sorted(PUBLIC.keys() - REFUSED))
 def test_a_public_config_is_read_to_the_function_that_peft_loads(name: str, tmp_path: Path) -> None:
     source = save(name, tmp_path / "saved")
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     assert adapter.config_bytes == (source / CONFIG).read_bytes()
     assert not any("unbounded work" in remark for remark in adapter.remarks)
     expected, base = load(name, source), PUBLIC[name].base
@@ -356,5 +356,5 @@ def test_a_public_config_is_read_to_the_function_that_peft_loads(name: str, tmp_
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_public_config_of_no_plain_lora_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises((RefusedError, InvalidInputError)) as caught:
-        read_directory(save(name, tmp_path), outside=Outside())
+        read_place(save(name, tmp_path), outside=Outside())
     assert caught.value.hint

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ShareRegistryError
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.outside.files import Outside
 
 Copied = Callable[[str], Path]
@@ -63,7 +64,7 @@ def spoil(value: float) -> Callable[[dict[str, torch.Tensor]], object]:
 
 def refused(source: Path, error: type[ShareRegistryError], *parts: str) -> None:
     with pytest.raises(ShareRegistryError) as caught:
-        read_directory(source, outside=Outside())
+        read_place(source, outside=Outside())
     assert type(caught.value) is error, caught.value
     for part in parts:
         assert part in str(caught.value), str(caught.value)
@@ -409,6 +410,8 @@ def test_a_missing_directory_or_file_is_not_found(copied: Copied, tmp_path: Path
     refused(tmp_path / "none", NotFoundError, "none does not exist")
     source = copied("plain")
     (source / CONFIG).unlink()
+    refused(source, RefusedError, f"rank and alpha stand in an {CONFIG}, which is not there")
+    (source / TENSORS).unlink()
     refused(source, NotFoundError, f"has no {CONFIG}")
     source = copied("rslora")
     (source / TENSORS).unlink()

@@ -15,7 +15,7 @@ from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import CardFacts, files_of, place
 from share_registry.exchange.export_form import Profile
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import pairs_of, tensors_of
 from share_registry.format.layout import Form
@@ -44,7 +44,7 @@ def exported(adapter: Adapter, directory: Path, profile: Profile = "native") -> 
 @pytest.mark.parametrize("name", zoo.CASES)
 def test_native_export_gives_back_every_byte(name: str, original: Original, tmp_path: Path) -> None:
     source = original(name)
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     target = exported(adapter, tmp_path)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (target / file).read_bytes() == (source / file).read_bytes()
@@ -55,8 +55,8 @@ def test_native_export_gives_back_every_byte(name: str, original: Original, tmp_
 def test_an_exported_directory_reads_as_the_same_adapter(
     name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
-    again = read_directory(exported(adapter, tmp_path), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
+    again = read_place(exported(adapter, tmp_path), outside=Outside())
     assert again.source_digest == adapter.source_digest
     assert again.attachments == adapter.attachments
     assert again.layout == adapter.layout
@@ -64,7 +64,7 @@ def test_an_exported_directory_reads_as_the_same_adapter(
 
 @pytest.mark.parametrize("name", zoo.CASES)
 def test_packing_undoes_unpacking(name: str, original: Original) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     packed = tensors_of(adapter.layout, [(pair.a, pair.b) for pair in pairs])
     assert set(packed) | set(adapter.passengers) == set(adapter.tensors)
@@ -75,7 +75,7 @@ def test_packing_undoes_unpacking(name: str, original: Original) -> None:
 
 @pytest.mark.parametrize("name", zoo.CASES)
 def test_scales_and_products_are_those_of_peft(name: str, original: Original) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     scales = module_scales(adapter.config, adapter.layout)
     pairs = pairs_of(adapter.layout, adapter.tensors, scales)
     model = (
@@ -108,7 +108,7 @@ def check_product(layer: Any, form: Form, own: list[Any]) -> None:
 def test_peft_loads_a_native_export_to_the_same_function(
     name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     target = exported(adapter, tmp_path)
     actual, expected = zoo.logits(zoo.load(name, target)), zoo.logits(zoo.live(name))
     assert float((actual - expected).abs().max()) == zoo.EXACT
@@ -118,7 +118,7 @@ def test_peft_loads_a_native_export_to_the_same_function(
 def test_the_portable_form_is_the_same_function(
     name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     target = exported(adapter, tmp_path, "portable")
     reference = zoo.logits(zoo.load(name, original(name)))
     difference = float((zoo.logits(zoo.load(name, target)) - reference).abs().max())
@@ -135,7 +135,7 @@ def test_the_portable_form_is_the_same_function(
 def test_the_portable_config_leaves_nothing_to_interpret(
     name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     config = json.loads(
         (exported(adapter, tmp_path, "portable") / "adapter_config.json").read_bytes()
     )
@@ -154,7 +154,7 @@ def test_the_portable_config_leaves_nothing_to_interpret(
 def test_what_has_no_portable_form_is_refused_in_one_sentence(
     name: str, original: Original
 ) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     with pytest.raises(
         RefusedError, match=r"has no portable form: it has .*expected factor pairs alone"
     ) as caught:
@@ -169,13 +169,13 @@ def test_a_local_base_path_does_not_leave_with_a_portable_export(copied: Origina
         "base_model_name_or_path": "/home/ann/models/llama"
     }
     (source / "adapter_config.json").write_text(json.dumps(config))
-    files, _ = files_of(read_directory(source, outside=Outside()), profile="portable", card=CARD)
+    files, _ = files_of(read_place(source, outside=Outside()), profile="portable", card=CARD)
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
 
 
 def test_the_portable_form_keeps_the_element_type(original: Original) -> None:
     for name in ("bf16", "fp16"):
-        adapter = read_directory(original(name), outside=Outside())
+        adapter = read_place(original(name), outside=Outside())
         files, _ = files_of(adapter, profile="portable", card=CARD)
         assert files["adapter_model.safetensors"].count(
             b'"BF16"' if name == "bf16" else b'"F16"'
@@ -190,4 +190,4 @@ def test_folding_that_overflows_half_precision_is_refused(copied: Original) -> N
         RefusedError,
         match=r"lora_B.weight' would be infinite at .* places: F16 holds at most 65504",
     ):
-        files_of(read_directory(source, outside=Outside()), profile="portable", card=CARD)
+        files_of(read_place(source, outside=Outside()), profile="portable", card=CARD)

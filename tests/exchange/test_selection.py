@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from share_registry.algebra.merge_methods import MergeRule
 from share_registry.errors import InvalidInputError
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
-from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.portable import portable
 from share_registry.exchange.selection import layout_roles
 from share_registry.outside.files import Outside
@@ -27,7 +27,7 @@ PREFIX = "base_model.model."
 
 
 def read(directory: Path) -> Adapter:
-    return read_directory(directory, outside=Outside())
+    return read_place(directory, outside=Outside())
 
 
 def roles(adapter: Adapter) -> dict[str, tuple[str, int, float]]:

@@ -11,7 +11,8 @@ import torch
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import CardFacts, files_of
 from share_registry.exchange.export_form import Profile
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.targets.servers import lint
 from share_registry.outside.files import Outside
 from tests.exchange.zoo import CASES
@@ -141,7 +142,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_servers_limits_are_named(name: str, original: Original) -> None:
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     notes = lint(adapter)
     for part in EXPECTED[name]:
         assert any(part in note for note in notes), notes
@@ -150,7 +151,7 @@ def test_each_servers_limits_are_named(name: str, original: Original) -> None:
 
 
 def test_vllm_accepts_a_classifier_head(original: Original) -> None:
-    assert notes_of(read_directory(original("classifier"), outside=Outside()), "vLLM") == []
+    assert notes_of(read_place(original("classifier"), outside=Outside()), "vLLM") == []
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_vllm_accepts_a_classifier_head(original: Original) -> None:
 )
 def test_nothing_is_left_to_say_of_a_portable_adapter(name: str, original: Original) -> None:
     assert CASES[name].portable
-    adapter = read_directory(original(name), outside=Outside())
+    adapter = read_place(original(name), outside=Outside())
     profile: Profile = "portable"
     _, notes = files_of(adapter, profile=profile, card=CardFacts.of(adapter))
     assert all(note.startswith("portable: ") for note in notes), notes
@@ -342,7 +343,7 @@ def test_side_files_that_sglang_reads_are_named() -> None:
 def test_what_vllm_does_with_fused_experts_depends_on_the_base_model(
     label: str, expected: str, original: Original
 ) -> None:
-    adapter = read_directory(original("experts"), outside=Outside())
+    adapter = read_place(original("experts"), outside=Outside())
     (note,) = notes_of(adapter, "vLLM", label)
     assert note.startswith(expected)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.targets.servers import notes_by_target
 from share_registry.exchange.targets.subject import ServerOutcome
 from share_registry.outside.files import Outside
@@ -37,7 +37,7 @@ FAR = 1e-3
 
 def outcomes(directory: Path, target: str) -> dict[str, ServerOutcome]:
     """Return the lint's notes of one server, with what each means."""
-    adapter = read_directory(directory, outside=Outside())
+    adapter = read_place(directory, outside=Outside())
     return {note: outcome for name, outcome, note in notes_by_target(adapter) if name == target}
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from share_registry.errors import InvalidInputError, RefusedError
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.load import load
-from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.peft_model import live_tensors, read_model
 from share_registry.exchange.portable import portable
 from share_registry.materialize.models import swap
@@ -116,11 +116,11 @@ def test_keys_of_wrapped_models_are_kept_and_plain_in_the_portable_form(
 ) -> None:
     source = copied("all_patterns")
     set_config(source, task_type="CAUSAL_LM")
-    expected, _ = portable(read_directory(source, outside=Outside()), base_model="org/base")
+    expected, _ = portable(read_place(source, outside=Outside()), base_model="org/base")
     content = load_file(source / TENSORS)
     renamed = {RENAMINGS[renaming](key): tensor for key, tensor in content.items()}
     save_file(renamed, source / TENSORS, metadata={"format": "pt"})
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     assert set(adapter.tensors) == set(renamed)
     assert any("PeftModel.from_pretrained does not load it" in text for text in adapter.remarks)
     form, notes = portable(adapter, base_model="org/base")
@@ -157,7 +157,7 @@ def test_a_name_that_wrappers_use_may_be_the_models_own(
     zoo.scatter(model)
     model.save_pretrained(tmp_path)
     expected = zoo.logits(model)
-    for adapter in (read_model(model), read_directory(tmp_path, outside=Outside())):
+    for adapter in (read_model(model), read_place(tmp_path, outside=Outside())):
         form, _ = portable(adapter, base_model="org/base")
         assert set(form.tensors) == set(adapter.tensors)
         assert not any("in a wrapped model" in text for text in adapter.remarks)
@@ -174,7 +174,7 @@ def test_a_path_that_may_be_a_wrappers_is_remarked(copied: Copied) -> None:
     content = load_file(source / TENSORS)
     renamed = {key.replace(PREFIX, f"{PREFIX}module."): value for key, value in content.items()}
     save_file(renamed, source / TENSORS, metadata={"format": "pt"})
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     assert any("taken for the base model's own" in text for text in adapter.remarks)
     form, _ = portable(adapter, base_model="org/base")
     assert set(form.tensors) == set(renamed)
@@ -188,7 +188,7 @@ def test_two_keys_of_one_tensor_have_no_portable_form(copied: Copied) -> None:
             {f"module.{key}": tensor.clone() for key, tensor in tensors.items()}
         ),
     )
-    adapter = read_directory(source, outside=Outside())
+    adapter = read_place(source, outside=Outside())
     with pytest.raises(RefusedError, match="two are of one tensor"):
         portable(adapter, base_model="org/base")
 
@@ -205,7 +205,7 @@ def test_a_model_of_transformers_that_holds_an_adapter_is_read(tmp_path: Path) -
     model = own_adapter()
     model.save_pretrained(tmp_path)
     _, adapter, _ = load(model, task="a", adapter_name=None, outside=Outside())
-    expected = read_directory(tmp_path, outside=Outside())
+    expected = read_place(tmp_path, outside=Outside())
     assert adapter.layout == expected.layout
     assert all(torch.equal(adapter.tensors[key], expected.tensors[key]) for key in expected.tensors)
     assert torch.equal(zoo.logits(adapter.apply_to(zoo.llama())), zoo.logits(model))
@@ -260,4 +260,4 @@ def test_an_ungathered_shard_of_rows_is_named(copied: Copied) -> None:
         ),
     )
     with pytest.raises(InvalidInputError, match="an ungathered shard"):
-        read_directory(source, outside=Outside())
+        read_place(source, outside=Outside())

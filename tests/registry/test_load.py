@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 import share_registry as sr
 from share_registry.exchange import peft_directory
-from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.importers.formats import read_place
+from share_registry.exchange.peft_directory import adapter_of
 from share_registry.format.adapter_object import MAX_EXTERNAL
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import coding
@@ -123,7 +124,7 @@ def test_more_large_passengers_than_can_be_objects_are_kept_all_the_same(
     registry: sr.Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coding, "EXTERNAL_BYTES", 16)
-    source = read_directory(DEMO / "wn-syn-ant" / "v1", outside=Outside())
+    source = read_place(DEMO / "wn-syn-ant" / "v1", outside=Outside())
     biases = {
         f"base_model.model.extra.{number}.bias": torch.full((4,), float(number))
         for number in range(MAX_EXTERNAL + 3)
@@ -139,4 +140,4 @@ def test_more_tensors_than_a_layout_has_are_refused_by_their_number(
     monkeypatch.setattr(peft_directory, "MAX_TENSORS", 10)
     directory = DEMO / "wn-syn-ant" / "v1"
     with pytest.raises(sr.InvalidInputError, match=r"has \d+ tensors, more than the limit of 10"):
-        read_directory(directory, outside=Outside())
+        read_place(directory, outside=Outside())

@@ -13,7 +13,7 @@ from share_registry.algebra.error import pooled_error
 from share_registry.algebra.rate_distortion import bound
 from share_registry.catalog.queries import version_lookups
 from share_registry.exchange.export_files import digest_in_order, digest_of_file
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.tensors import tensor_groups
 from share_registry.materialize.decoder import CACHE_BYTES, Reader
 from share_registry.outside.files import Outside
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_groups_have_every_tensor_once_in_the_order_of_the_file(folder: Path) -> None:
-    layout = read_directory(folder, outside=Outside()).layout
+    layout = read_place(folder, outside=Outside()).layout
     groups = tensor_groups(layout, elements=100_000)
     factors = [number for group in groups for number in group.factors]
     assert len(groups) > 2
@@ -71,7 +71,7 @@ def test_an_adapter_of_several_groups_is_what_its_commit_says(
     registry: sr.Registry, folder: Path
 ) -> None:
     report = registry.commit(folder, task="large", budget=BUDGET).reports["large"]
-    source, stored = read_directory(folder, outside=Outside()), registry.checkout("large")
+    source, stored = read_place(folder, outside=Outside()), registry.checkout("large")
     assert len(tensor_groups(source.layout, elements=measure._GROUP)) > 1
     error = pooled_error(stored.factor_pairs(), source.factor_pairs())
     assert report.error == pytest.approx(error, rel=CLOSE)
@@ -91,7 +91,7 @@ def test_an_adapter_of_several_groups_is_kept_bit_for_bit(
 
 
 def test_tensors_in_order_have_the_digest_of_their_file() -> None:
-    adapter = read_directory(DEMO / "wn-pos-gloss" / "v1", outside=Outside())
+    adapter = read_place(DEMO / "wn-pos-gloss" / "v1", outside=Outside())
     tensors = iter([adapter.tensors[spec.key] for spec in adapter.layout.tensors])
     assert digest_in_order(adapter.layout, tensors) == digest_of_file(
         adapter.layout, adapter.tensors

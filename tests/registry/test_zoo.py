@@ -12,7 +12,7 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.error import FactorPair, pooled_error
-from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
 from tests.exchange.conftest import copied, original
@@ -60,8 +60,8 @@ def test_within_a_budget_the_error_is_the_recorded_one(
     assert report is not None
     exported = registry.space("zoo").export("variant", tmp_path / "out").path
     source, checked_out = (
-        read_directory(original(name), outside=Outside()),
-        read_directory(exported, outside=Outside()),
+        read_place(original(name), outside=Outside()),
+        read_place(exported, outside=Outside()),
     )
     true = pooled_error(pairs(checked_out), pairs(source))
     assert true <= BUDGET
