@@ -1,4 +1,4 @@
-"""Fixtures for every test: databases of both kinds, servers of buckets."""
+"""Fixtures for every test: databases of both kinds, servers of buckets, a Hub, adapters of PEFT."""
 
 import os
 import shutil
@@ -8,10 +8,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from sqlalchemy import URL, create_engine, make_url, text
+
+import share_registry as sr
+
+if TYPE_CHECKING:
+    from tests.exchange.hub_state import Hub
+    from tests.store.faulty_proxy import Proxy
 
 DATABASES = ("sqlite", "postgresql")
 # PEFT asks the Hub for the base model of whatever it saves or loads: no test waits for a network
@@ -72,6 +79,66 @@ def seaweedfs_url() -> Iterator[str]:
 
     with seaweedfs() as url:
         yield url
+
+
+@pytest.fixture
+def proxy(moto_url: str) -> "Iterator[Proxy]":
+    """A proxy to the faster one, which counts, and passes everything until it is told otherwise."""
+    from tests.store.faulty_proxy import proxy_to
+
+    with proxy_to(moto_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Hub]":
+    """A stand-in Hub that the client is pointed to, and an empty cache."""
+    from tests.exchange.hub import serving
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
+        yield served
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the directory of a case of the zoo, as PEFT writes it; not to be changed."""
+    from tests.exchange import zoo
+
+    root = tmp_path_factory.mktemp("zoo")
+
+    def find(name: str) -> Path:
+        return root / name if (root / name).exists() else zoo.save_live(name, root / name)
+
+    return find
+
+
+@pytest.fixture
+def copied(original: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Return a copy of a case's directory that a test may change."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(original(name), tmp_path / name))
+
+    return copy
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """PEFT and transformers warn of their own future; what matters here is checked by value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[sr.Registry]:
+    """A registry with the embedded catalog."""
+    with sr.Registry.open(tmp_path / "registry") as opened:
+        yield opened
 
 
 @pytest.fixture

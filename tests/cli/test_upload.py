@@ -7,11 +7,9 @@ import pytest
 from tests.cli.conftest import Runner
 from tests.cli.tiny import SPACE
 from tests.exchange.hub_state import Hub
-from tests.exchange.test_hub import hub as _hub
 
 TOKEN = "hf_ofAnnWhoMayWrite0123456789"
 PLACE = "hf://ann/adapters@main/cola"
-hub = _hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 

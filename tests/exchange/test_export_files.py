@@ -23,18 +23,11 @@ from share_registry.exchange.export_files import (
 from share_registry.exchange.importers.formats import read_place
 from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
+from tests.registry import plain
 from tests.reliability.processes import fork, wait_for_all
 
 RACERS, EXPORTS = 6, 250
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b"card"}
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def put(
@@ -49,7 +42,7 @@ def test_a_directory_is_placed_under_its_name(tmp_path: Path) -> None:
     path, created = put(tmp_path / "serve")
     assert path == tmp_path / "serve" / "v1"
     assert created
-    assert tree(tmp_path) == {f"serve/v1/{name}": content for name, content in FILES.items()}
+    assert plain.files(tmp_path) == {f"serve/v1/{name}": content for name, content in FILES.items()}
 
 
 def test_the_same_files_again_are_success(tmp_path: Path) -> None:
@@ -74,16 +67,16 @@ def test_something_else_there_is_refused_and_left_alone(
     change: dict[str, bytes], tmp_path: Path
 ) -> None:
     put(tmp_path, files=FILES | change)
-    before = tree(tmp_path)
+    before = plain.files(tmp_path)
     with pytest.raises(RefusedError, match="holds other files than this export"):
         put(tmp_path)
-    assert tree(tmp_path) == before
+    assert plain.files(tmp_path) == before
 
 
 def test_overwrite_replaces_the_whole_directory(tmp_path: Path) -> None:
     put(tmp_path, files=FILES | {"old": b"x"})
     assert put(tmp_path, overwrite=True) == (tmp_path / "v1", True)
-    assert tree(tmp_path) == {f"v1/{name}": content for name, content in FILES.items()}
+    assert plain.files(tmp_path) == {f"v1/{name}": content for name, content in FILES.items()}
 
 
 def test_overwrite_never_replaces_what_is_no_adapter_directory(tmp_path: Path) -> None:
@@ -93,11 +86,11 @@ def test_overwrite_never_replaces_what_is_no_adapter_directory(tmp_path: Path) -
     (tmp_path / "deep" / "adapter_config.json").write_text("{}")
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "thesis")
-    before = tree(tmp_path)
+    before = plain.files(tmp_path)
     for name in ("thesis", "deep", "file", "link"):
         with pytest.raises(RefusedError, match=r"not overwritten|expected a directory"):
             put(tmp_path, name, overwrite=True)
-    assert tree(tmp_path) == before
+    assert plain.files(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -106,7 +99,7 @@ def test_overwrite_never_replaces_what_is_no_adapter_directory(tmp_path: Path) -
 def test_an_evil_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="is not allowed"):
         put(tmp_path / "serve", name)
-    assert not tree(tmp_path)
+    assert not plain.files(tmp_path)
 
 
 POINTS = ["export.open", "export.half", "export.prefsync", "export.postfsync", "export.swap"]
@@ -119,7 +112,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(
 ) -> None:
     if overwrite:
         put(tmp_path, files=FILES | {"old": b"x"})
-    before = tree(tmp_path)
+    before = plain.files(tmp_path)
 
     def fail(passed: str) -> None:
         if passed == point:
@@ -127,7 +120,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(
 
     with pytest.raises(KeyboardInterrupt):
         place(FILES, tmp_path, "v1", overwrite=overwrite, outside=Outside(fail))
-    assert tree(tmp_path) == before
+    assert plain.files(tmp_path) == before
     assert os.listdir(tmp_path) == (["v1"] if overwrite else [])
 
 
@@ -139,7 +132,7 @@ def test_a_race_with_another_export_is_refused_without_a_trace(tmp_path: Path) -
 
     with pytest.raises(RefusedError, match="was written by somebody else meanwhile"):
         place(FILES, tmp_path, "v1", overwrite=False, outside=Outside(race))
-    assert tree(tmp_path) == {"v1/theirs": b"x"}
+    assert plain.files(tmp_path) == {"v1/theirs": b"x"}
     assert os.listdir(tmp_path) == ["v1"]
 
 
@@ -232,7 +225,7 @@ def test_an_export_that_loses_a_race_to_overwrite_takes_all_of_its_own_away(
         place(
             FILES | {"README.md": b"loser"}, tmp_path, "v1", overwrite=True, outside=Outside(hook)
         )
-    assert tree(tmp_path) == {
+    assert plain.files(tmp_path) == {
         f"v1/{name}": content for name, content in (FILES | {"README.md": b"winner"}).items()
     }
     assert [path.name for path in tmp_path.iterdir()] == ["v1"]
@@ -264,5 +257,5 @@ def test_exports_that_race_leave_one_of_them_whole_and_nothing_else(
     children = [fork(partial(export, variant)) for variant in variants]
     assert wait_for_all(children) == [0] * RACERS
     assert [path.name for path in tmp_path.iterdir()] == ["v1"]
-    placed = tree(tmp_path / "v1")
+    placed = plain.files(tmp_path / "v1")
     assert placed in variants

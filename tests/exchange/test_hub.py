@@ -3,7 +3,7 @@
 Pinned to a commit, never a pickle downloaded, every failure named.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,32 +19,17 @@ from share_registry.exchange.hub import read_hub
 from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange.foreign import SAMPLES
-from tests.exchange.hub import serving
 from tests.exchange.hub_state import Hub
+from tests.registry import plain
 
 Original = Callable[[str], Path]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A stand-in Hub that the client is pointed to, and an empty cache."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serving() as served:
-        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
-        yield served
-
-
-def files_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def test_a_repository_reads_as_its_directory_pinned_to_the_commit(
     hub: Hub, original: Original
 ) -> None:
     source = original("plain")
-    commit = hub.push("ann/cola-lora", files_of(source))
+    commit = hub.push("ann/cola-lora", plain.files(source))
     adapter, expected = (
         read_hub("hf://ann/cola-lora", outside=Outside()),
         read_place(source, outside=Outside()),
@@ -61,15 +46,15 @@ def test_a_repository_reads_as_its_directory_pinned_to_the_commit(
 
 
 def test_a_revision_may_be_a_branch_or_a_commit(hub: Hub, original: Original) -> None:
-    first = hub.push("ann/cola", files_of(original("plain")))
-    second = hub.push("ann/cola", files_of(original("rslora")), branch="v2.0")
+    first = hub.push("ann/cola", plain.files(original("plain")))
+    second = hub.push("ann/cola", plain.files(original("rslora")), branch="v2.0")
     for revision, commit in (("v2.0", second), (second, second), (first, first), ("main", first)):
         assert read_hub(f"hf://ann/cola@{revision}", outside=Outside()).source.revision == commit
     assert read_hub("hf://ann/cola@v2.0", outside=Outside()).config["use_rslora"] is True
 
 
 def test_a_folder_of_a_repository_is_read_alone(hub: Hub, original: Original) -> None:
-    inner = {f"runs/a/{name}": content for name, content in files_of(original("plain")).items()}
+    inner = {f"runs/a/{name}": content for name, content in plain.files(original("plain")).items()}
     hub.push("ann/many", inner | {"README.md": b"outer", "runs/a/deep/x": b"x"})
     adapter = read_hub("hf://ann/many@main/runs/a", outside=Outside())
     assert adapter.attachments["README.md"] == (original("plain") / "README.md").read_bytes()
@@ -81,12 +66,13 @@ def test_a_folder_of_a_repository_is_read_alone(hub: Hub, original: Original) ->
 
 def test_pickles_are_named_and_never_downloaded(hub: Hub, original: Original) -> None:
     hub.push(
-        "ann/cola", files_of(original("plain")) | {"training_args.bin": b"x", "optimizer.pt": b"x"}
+        "ann/cola",
+        plain.files(original("plain")) | {"training_args.bin": b"x", "optimizer.pt": b"x"},
     )
     adapter = read_hub("hf://ann/cola", outside=Outside())
     assert any("training_args.bin (pickle or training state)" in text for text in adapter.remarks)
     assert not [asked for asked in hub.asked if asked.endswith((".bin", ".pt"))]
-    files = files_of(original("plain"))
+    files = plain.files(original("plain"))
     hub.push(
         "ann/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"x"}
     )
@@ -95,7 +81,7 @@ def test_pickles_are_named_and_never_downloaded(hub: Hub, original: Original) ->
 
 
 def test_what_is_not_there_is_not_found(hub: Hub, original: Original) -> None:
-    hub.push("ann/cola", files_of(original("plain")))
+    hub.push("ann/cola", plain.files(original("plain")))
     for location in ("hf://ann/none", "hf://ann/cola@none", "hf://bob/cola"):
         with pytest.raises(NotFoundError, match="is not on the Hub"):
             read_hub(location, outside=Outside())
@@ -109,7 +95,7 @@ def test_what_is_not_there_is_not_found(hub: Hub, original: Original) -> None:
 def test_a_hub_that_refuses_is_an_error_of_ours(
     status: int, kind: type[ShareRegistryError], hub: Hub, original: Original
 ) -> None:
-    hub.push("ann/cola", files_of(original("plain")))
+    hub.push("ann/cola", plain.files(original("plain")))
     hub.failing = status
     with pytest.raises(kind) as caught:
         read_hub("hf://ann/cola", outside=Outside())
@@ -155,7 +141,7 @@ def test_an_adapter_is_not_looked_for_in_a_data_set(hub: Hub) -> None:
 
 def test_a_file_of_another_program_is_read_from_a_repository(hub: Hub) -> None:
     kohya = (SAMPLES / "kohya" / "kohya-alpha.safetensors").read_bytes()
-    mlx = files_of(SAMPLES / "mlx-lm" / "lora")
+    mlx = plain.files(SAMPLES / "mlx-lm" / "lora")
     commit = hub.push("ann/ink", {"ink.safetensors": kohya, "pytorch_lora.bin": b"\x80\x04."})
     hub.push("ann/mlx", mlx)
     for location in ("hf://ann/ink", "hf://ann/ink/ink.safetensors"):

@@ -1,8 +1,7 @@
 """Live models: save_pretrained's files come out of a model, and an adapter goes in strictly."""
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,7 @@ from share_registry.outside.files import Outside
 from tests.exchange import zoo
 
 Original = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """PEFT and transformers warn of their own future; what matters here is checked by value."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))

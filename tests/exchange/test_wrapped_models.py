@@ -1,8 +1,7 @@
 """Models and files that were wrapped: the adapter in them is the one of the plain model."""
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,7 @@ from tests.exchange.test_refusals import TENSORS, set_config, set_tensors
 
 Copied = Callable[[str], Path]
 PREFIX = "base_model.model."
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Parallel(torch.nn.Module):

@@ -13,11 +13,9 @@ from sqlalchemy import Engine, event
 import share_registry as sr
 from share_registry.exchange.selection import module_scales
 from tests.exchange import zoo
-from tests.exchange.conftest import original
 from tests.registry.conftest import DEMO
 from tests.registry.planted import write_planted
 
-__all__ = ["original"]
 Original = Callable[[str], Path]
 BUDGET = 0.05
 CLOSE = 1e-5
@@ -40,12 +38,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
         ):
             opened.commit(DEMO / task / "s42", task=name, budget=BUDGET)
         opened.set_alias("gloss@v2", "prod")
-        yield opened
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[sr.Registry]:
-    with sr.Registry.open(tmp_path / "registry") as opened:
         yield opened
 
 

@@ -5,7 +5,7 @@ Swapped into a PEFT model, merged into a plain one, or as a state dict.
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,16 +13,8 @@ import torch
 
 import share_registry as sr
 from tests.exchange import zoo
-from tests.exchange.conftest import original
 
-__all__ = ["original"]
 Original = Callable[[str], Path]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[sr.Registry]:
-    with sr.Registry.open(tmp_path / "registry") as opened:
-        yield opened
 
 
 @pytest.fixture

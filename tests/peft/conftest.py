@@ -21,11 +21,8 @@ MakeModel = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """PEFT and transformers warn of their own future; what matters here is checked by value."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _quiet(quiet: None) -> None:
+    """In every test of this folder."""
 
 
 def base(kind: str = "bert") -> Any:

@@ -88,12 +88,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str
         return _contents(registry)
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[sr.Registry]:
-    with sr.Registry.open(tmp_path / "registry") as opened:
-        yield opened
-
-
 def _contents(registry: sr.Registry) -> dict[str, str]:
     with registry.context.reading() as session:
         return {row.ref: row.adapter_digest for row in version_lookups.all_versions(session)}

@@ -33,13 +33,6 @@ def open_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Op
         registry.close()
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[sr.Registry]:
-    """A registry with the embedded catalog."""
-    with sr.Registry.open(tmp_path / "registry") as opened:
-        yield opened
-
-
 @pytest.fixture(scope="session")
 def prod_committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tasks with prod at v1, and a v2 of the first."""
@@ -58,3 +51,9 @@ def prod_registry(prod_committed: Path, tmp_path: Path) -> Iterator[sr.Registry]
     shutil.copytree(prod_committed, tmp_path / "registry")
     with sr.Registry.open(tmp_path / "registry") as opened:
         yield opened
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A small adapter of no registry yet."""
+    return write_adapter(tmp_path / "cola", seed=1)

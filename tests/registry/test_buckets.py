@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,8 @@ from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
 from share_registry.store.bucket import Bucket
 from tests.cli.tiny import SPACE, write_adapter
-from tests.store.faulty_proxy import Proxy, proxy_to
+from tests.store.faulty_proxy import Proxy
 from tests.store.object_servers import BUCKET, variables
-
-
-@pytest.fixture
-def proxy(moto_url: str) -> Iterator[Proxy]:
-    """A proxy to a server, which counts."""
-    with proxy_to(moto_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture

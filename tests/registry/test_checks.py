@@ -65,11 +65,6 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "registry"
 
 
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "cola", seed=1)
-
-
 @pytest.fixture(autouse=True)
 def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     temporary = tmp_path / "temporary"

@@ -27,11 +27,6 @@ record changes.
 """
 
 
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "cola", seed=1)
-
-
 def change_config(source: Path, target: Path, **config: object) -> Path:
     """Copy an adapter with another config."""
     shutil.copytree(source, target)

@@ -19,20 +19,18 @@ from share_registry.format.adapter_object import MAX_EXTERNAL
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import coding
 from tests.exchange import zoo
-from tests.exchange.conftest import original
 from tests.exchange.hub_state import Hub
-from tests.exchange.test_hub import files_of, hub
+from tests.registry import plain
 from tests.registry.conftest import DEMO
 from tests.registry.planted import write, write_planted
 
-__all__ = ["hub", "original"]
 Original = Callable[[str], Path]
 
 
 def test_a_hub_repository_is_committed_pinned(
     hub: Hub, original: Original, registry: sr.Registry
 ) -> None:
-    pinned = hub.push("ann/cola-lora", files_of(original("plain")))
+    pinned = hub.push("ann/cola-lora", plain.files(original("plain")))
     registry.create_space("zoo")
     commit = registry.commit("hf://ann/cola-lora", space="zoo", allow_base_mismatch=True)
     assert commit.task == "cola-lora"

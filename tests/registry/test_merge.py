@@ -12,11 +12,9 @@ import torch
 import share_registry as sr
 from share_registry.catalog.queries import version_lookups
 from tests.exchange import zoo
-from tests.exchange.conftest import copied, original
 from tests.registry.plain import Floats, files, tensors
 from tests.registry.planted import write_planted
 
-__all__ = ["copied", "original"]
 Original = Callable[[str], Path]
 SPACE = "tiny"
 NOT_LINEAR = ("dora", "lora_bias", "grouped", "tied")

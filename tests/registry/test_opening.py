@@ -18,11 +18,6 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "cola", seed=1)
-
-
-@pytest.fixture
 def closed_port() -> int:
     """A port of this machine on which nobody listens."""
     with socket.socket() as listener:

@@ -18,11 +18,6 @@ from tests.cli.tiny import SPACE, write_adapter
 RACES: Final = 3
 
 
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "cola", seed=1)
-
-
 def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(
     registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

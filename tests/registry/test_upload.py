@@ -15,12 +15,10 @@ import share_registry as sr
 from share_registry.format.canonical import sha256
 from tests.cli.tiny import BASE, SPACE, write_adapter
 from tests.exchange.hub_state import ATTRIBUTES, Hub
-from tests.exchange.test_hub import hub as _hub
 
 TOKEN: Final = "hf_ofAnnWhoMayWrite0123456789"
 READER: Final = "hf_ofBobWhoMayRead0123456789"
 COLA: Final = "hf://ann/cola"
-hub = _hub
 # how the client hands a file to its HTTP library
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

@@ -15,11 +15,9 @@ from share_registry.algebra.error import FactorPair, pooled_error
 from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
-from tests.exchange.conftest import copied, original
 from tests.exchange.test_refusals import CONFIGS, FILES, set_config, set_tensors
 from tests.registry.plain import files
 
-__all__ = ["copied", "original"]
 Original = Callable[[str], Path]
 BUDGET = 0.05
 SAME_LOGITS = 1e-5

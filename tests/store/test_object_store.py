@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -49,13 +48,6 @@ _RETRIES: "Final[RetryConfig]" = {
         "base": 2,
     },
 }
-
-
-@pytest.fixture
-def proxy(moto_url: str) -> Iterator[Proxy]:
-    """A proxy to a server, that passes everything until it is told otherwise."""
-    with proxy_to(moto_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture

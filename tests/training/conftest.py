@@ -1,6 +1,5 @@
 """A tiny random Llama with a LoRA that is trained for some steps."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,8 @@ IDS = torch.arange(12).reshape(2, 6) % zoo.VOCABULARY
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """PEFT and transformers warn of their own future; what matters here is checked by value."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _quiet(quiet: None) -> None:
+    """In every test of this folder."""
 
 
 @pytest.fixture
