@@ -7,7 +7,7 @@ rest: an object whose rows are large is gone through with a piece of each group 
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,8 @@ _SHORT_SHIFT: Final = 7
 _CHUNK: Final = 1 << 17
 # no zstd frame expands further than about 32,700 to 1
 _RATIO: Final = 40_000
+# Memory of rows of one width, and the positions there of those that are filled in order
+_Places = tuple[Ints, NDArray[np.int64]]
 
 
 class PackedRows:
@@ -103,7 +105,7 @@ class PackedRows:
         def fill(number: int) -> None:
             begin = begins[number]
             symbols = self._streams[number].symbols(begin, begin + counts[number])
-            _fill(places[number + 1], symbols)
+            _fill(places[number], symbols)
 
         present = [number for number, count in enumerate(counts) if count]
         is_large = sum(counts) >= _SIDE_BY_SIDE
@@ -227,30 +229,40 @@ def _places(
     groups_of_rows: NDArray[np.uint8],
     groups: int,
     dtype: np.dtype[Any],
-) -> tuple[list[Ints], list[list[Ints]]]:
-    """Return an array for every shape, and the stretches that each group's symbols fill in order.
+) -> tuple[list[Ints], list[list[_Places]]]:
+    """Return an array for every shape, and the rows that each group's symbols fill in order.
 
-    They lie in one stretch of memory, of which numpy asks the system for large pages: touching it
-    for the first time costs a third.
+    Rows of one width lie in one stretch of memory, so that many are filled at once; and of such
+    memory numpy asks the system for large pages: touching it for the first time costs a third.
     """
     counts, widths = np.array(shapes, np.int64).reshape(-1, 2).T
     ends = np.cumsum(counts)
     coded = np.cumsum([0, *(groups_of_rows > 0)])
     used = coded[ends] > coded[ends - counts]
-    offsets = np.cumsum([0, *np.repeat(widths * used, counts)]).tolist()
-    memory: Ints = np.zeros(offsets[-1], dtype)
+    widths_of_rows = np.repeat(widths * used, counts)
+    positions = np.zeros(len(groups_of_rows) + 1, np.int64)
+    memories: dict[int, Ints] = {}
+    for width in np.unique(widths[used]).tolist():
+        mine = np.flatnonzero(widths_of_rows == width)
+        positions[mine] = np.arange(len(mine))
+        memories[width] = np.zeros((len(mine), width), dtype)
     arrays = [
-        memory[offsets[end - shape[0]] : offsets[end]].reshape(shape)
-        if is_used
-        else _zeros(shape, memory.dtype)
-        for shape, end, is_used in zip(shapes, ends.tolist(), used.tolist(), strict=True)
+        memories[width][start : start + count] if is_used else _zeros((count, width), dtype)
+        for (count, width), start, is_used in zip(
+            shapes, positions[ends - counts].tolist(), used.tolist(), strict=True
+        )
     ]
-    places: list[list[Ints]] = [[] for _ in range(groups + 1)]
-    changes = (np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist()
-    for start, end in pairwise([0, *changes, len(groups_of_rows)]):
-        if start < end:
-            places[groups_of_rows[start]].append(memory[offsets[start] : offsets[end]])
-    return arrays, places
+    order = np.argsort(groups_of_rows, kind="stable")
+    sizes = np.bincount(groups_of_rows, minlength=groups + 1)
+    _, *members = np.split(order, np.cumsum(sizes)[:-1])
+    return arrays, [
+        [
+            (memories[int(widths_of_rows[rows[0]])], positions[rows])
+            for rows in np.split(each, np.flatnonzero(np.diff(widths_of_rows[each])) + 1)
+            if len(rows) and widths_of_rows[rows[0]]
+        ]
+        for each in members
+    ]
 
 
 def _zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Ints:
@@ -258,16 +270,36 @@ def _zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Ints:
     return np.ndarray(shape, dtype, buffer=bytearray(4), strides=(0, 0))
 
 
-def _fill(places: Sequence[Ints], chunks: Iterator[Ints]) -> None:
+def _fill(places: Sequence[_Places], chunks: Iterator[Ints]) -> None:
     chunk: Ints = np.zeros(0, np.int8)
-    for place in places:
-        filled = 0
-        while filled < len(place):
-            if not len(chunk):
-                chunk = next(chunks)
-            count = min(len(place) - filled, len(chunk))
-            place[filled : filled + count] = chunk[:count]
-            filled, chunk = filled + count, chunk[count:]
+    for memory, rows in places:
+        width, done = memory.shape[1], 0
+        while done < len(rows):
+            chunk = chunk if len(chunk) else next(chunks)
+            count = min(len(rows) - done, len(chunk) // width)
+            if count:
+                memory[_span(rows[done : done + count])] = chunk[: count * width].reshape(-1, width)
+                chunk = chunk[count * width :]
+            else:
+                chunk = _fill_row(memory[rows[done]], chunk, chunks)
+            done += count or 1
+
+
+def _fill_row(row: Ints, chunk: Ints, chunks: Iterator[Ints]) -> Ints:
+    """Fill a row that goes on in later chunks, and return what is left of the last."""
+    filled = 0
+    while filled < len(row):
+        chunk = chunk if len(chunk) else next(chunks)
+        count = min(len(row) - filled, len(chunk))
+        row[filled : filled + count] = chunk[:count]
+        filled, chunk = filled + count, chunk[count:]
+    return chunk
+
+
+def _span(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Return rows as a slice where they are neighbours: a copy less."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first == len(rows) - 1 else rows
 
 
 def _join(high: Ints, planes: NDArray[np.uint8], shift: int) -> Ints:

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Sequence
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from share_registry.errors import IntegrityError
+from share_registry.format import packed_rows
 from share_registry.format.frames import PIECE_BYTES
 from share_registry.format.packed_rows import PackedRows
 from share_registry.format.symbols import Ints, encode_rows
@@ -39,9 +41,10 @@ def equal(actual: Sequence[Ints], expected: Sequence[NDArray[np.int32]]) -> bool
     shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 300)), min_size=1, max_size=6),
     peaks=st.lists(st.sampled_from([0, 1, 2, 4, 7, 100, 70_000, (1 << 23) - 1]), min_size=1),
     ends=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=6),
+    chunk=st.sampled_from([1 << 7, 1 << 17]),
 )
 def test_any_part_comes_back_in_any_order(
-    seed: int, shapes: list[Shape], peaks: list[int], ends: list[tuple[int, int]]
+    seed: int, shapes: list[Shape], peaks: list[int], ends: list[tuple[int, int]], chunk: int
 ) -> None:
     rng = np.random.default_rng(seed)
     arrays = [
@@ -50,10 +53,11 @@ def test_any_part_comes_back_in_any_order(
         for of_rows in [rng.choice(peaks, count)]
     ]
     rows = packed(arrays)
-    for pair in ends:
-        start, stop = (min(end, len(arrays)) for end in sorted(pair))
-        assert equal(rows.arrays(start, stop), arrays[start:stop])
-    assert equal(rows.arrays(0, len(arrays), threads=2), arrays)
+    with mock.patch.object(packed_rows, "_CHUNK", chunk):
+        for pair in ends:
+            start, stop = (min(end, len(arrays)) for end in sorted(pair))
+            assert equal(rows.arrays(start, stop), arrays[start:stop])
+        assert equal(rows.arrays(0, len(arrays), threads=2), arrays)
 
 
 @pytest.mark.parametrize("spread", [1.0, 20.0], ids=["several to a byte", "with low planes"])
