@@ -77,6 +77,27 @@ def test_the_points_of_a_write_are_passed_in_order(tmp_path: Path) -> None:
     assert passed == ["x.open", "x.half", "x.prefsync", "x.postfsync"]
 
 
+@pytest.mark.parametrize("parts", [[b"c", b"ont", b"ent!"], [b"", b"cont", b"ent!"], [b"content!"]])
+def test_a_file_that_comes_in_parts_is_written_up_to_its_middle_and_whole(
+    parts: list[bytes], tmp_path: Path
+) -> None:
+    class Parts(list[bytes]):
+        def __len__(self) -> int:
+            return len(bytes(self))
+
+        def __bytes__(self) -> bytes:
+            return b"".join(self)
+
+    path, sizes = tmp_path / "f", dict[str, int]()
+
+    def note(point: str) -> None:
+        sizes[point] = path.stat().st_size
+
+    Outside(note).write_new(path, Parts(parts), point="x")
+    assert path.read_bytes() == b"content!"
+    assert sizes == {"x.open": 0, "x.half": 4, "x.prefsync": 8, "x.postfsync": 8}
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, (1 << 20) - 1, (1 << 20) + 1, 5 << 20])
 def test_what_is_written_is_read(outside: Outside, tmp_path: Path, size: int) -> None:
     content = os.urandom(size)

@@ -40,6 +40,7 @@ from share_registry.format import safetensors_file
 from share_registry.format.canonical import sha256_of_parts
 from share_registry.format.layout import Layout
 from share_registry.names import Digest
+from share_registry.outside.file_content import FileContent
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import errno_of
 
@@ -91,17 +92,18 @@ def files_of(
         RefusedError: the portable form does not exist for this adapter.
     """
     form = form_of(adapter, profile=profile, target=None, base_model=card.base_model)
-    return files_in(form, card=card)
+    files, notes = files_beside(form, card=card)
+    files[TENSOR_FILE] = tensor_file(form.adapter.layout, form.adapter.tensors)
+    return dict(sorted(files.items())), notes
 
 
-def files_in(form: ExportForm, *, card: CardFacts) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Return the files of an export in a form, and notes, as `files_of`."""
+def files_beside(form: ExportForm, *, card: CardFacts) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the files of an export in a form but that of its tensors, and notes, as `files_of`."""
     adapter = form.adapter
     files, left_out = _attached(adapter.attachments)
     files[CONFIG_FILE] = adapter.config_bytes
-    files[TENSOR_FILE] = tensor_file(adapter.layout, adapter.tensors)
     files[README] = card_text(card, profile=form.profile)
-    return dict(sorted(files.items())), (
+    return files, (
         *form.changes,
         *(f"attachment {name!r} is left out: its name fits in no directory." for name in left_out),
         *form.notes,
@@ -119,13 +121,24 @@ def digest_of_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Diges
 
 
 def digest_in_order(layout: Layout, tensors: Iterable[torch.Tensor]) -> Digest:
-    """Return the digest of the file of tensors that come in the order of their layout.
+    """Return the digest of `parts_in_order`. Raises as that."""
+    return sha256_of_parts(parts_in_order(layout, tensors))
 
-    They are as it says; none is kept. Raises IntegrityError where one has another size.
+
+def parts_in_order(layout: Layout, tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield the file of tensors that come in the order of their layout, and are as it says.
+
+    None is kept. Raises IntegrityError where one has another size.
     """
     keyed = zip(layout.tensors, tensors, strict=True)
     contents = (item_of(spec.key, tensor).content for spec, tensor in keyed)
-    return sha256_of_parts(safetensors_file.parts(_metadata(layout), layout.tensors, contents))
+    yield from safetensors_file.parts(_metadata(layout), layout.tensors, contents)
+
+
+def size_of_file(layout: Layout) -> int:
+    """Return the size in bytes of the file of a layout."""
+    head = safetensors_file.head(_metadata(layout), layout.tensors)
+    return len(head) + sum(spec.size_bytes for spec in layout.tensors)
 
 
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -163,7 +176,7 @@ def card_text(card: CardFacts, *, profile: str, library: str = "peft") -> bytes:
 
 
 def place(
-    files: Mapping[str, bytes], root: Path, name: str, *, overwrite: bool, outside: Outside
+    files: Mapping[str, FileContent], root: Path, name: str, *, overwrite: bool, outside: Outside
 ) -> tuple[Path, bool]:
     """Write files into the directory `root/name`, or into `root` itself where the name is empty.
 
@@ -305,7 +318,7 @@ def _attached(attachments: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[
     return files, left_out
 
 
-def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Outside) -> None:
+def _swap(files: Mapping[str, FileContent], target: Path, occupied: bool, outside: Outside) -> None:
     fresh, old = (
         target.with_name(f".{target.name}.{outside.token()[:16]}.{part}") for part in ("new", "old")
     )
@@ -354,11 +367,11 @@ def _occupied(target: Path, outside: Outside) -> bool:
     return kind is Kind.DIRECTORY and bool(outside.names(target))
 
 
-def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
+def _same(files: Mapping[str, FileContent], target: Path, outside: Outside) -> bool:
     try:
         return outside.names(target) == sorted(files) and all(
             outside.size(target / name) == len(content)
-            and outside.read(target / name, limit=len(content)) == content
+            and outside.read(target / name, limit=len(content)) == bytes(content)
             for name, content in files.items()
         )
     except (IntegrityError, NotFoundError):

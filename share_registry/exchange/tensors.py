@@ -65,6 +65,12 @@ class TensorGroup:
     factors: tuple[int, ...]
     passengers: tuple[int, ...]
 
+    def tensors_in(self, layout: Layout) -> list[int]:
+        """Return all of them, by position in `Layout.tensors`."""
+        factors = (layout.factors[number] for number in self.factors)
+        pairs = (index for factor in factors for index in (factor.a, factor.b))
+        return [*self.passengers, *pairs]
+
 
 def tensor_groups(layout: Layout, *, elements: int) -> list[TensorGroup]:
     """Return all tensors in groups of about as many elements, in the order of the file.

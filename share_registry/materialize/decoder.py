@@ -80,7 +80,8 @@ class GroupedAdapter:
     """An adapter object that is decoded some tensors at a time, on the CPU.
 
     Attributes:
-        stored: The adapter; where its own rows are too many to keep, they are zeros here.
+        stored: The adapter; where its own rows are not kept, they are zeros here.
+        layout: Its layout.
         modules: Returns the modules of a group with their own rows; called by one thread at a time,
             for the groups in order: then everything is expanded once.
         tensors: Returns a group's tensors of the adapter file, as `Reader.tensors` does, from its
@@ -88,6 +89,7 @@ class GroupedAdapter:
     """
 
     stored: StoredAdapter
+    layout: Layout
     modules: Callable[[TensorGroup], Sequence[StoredModules]]
     tensors: Callable[[TensorGroup, Sequence[StoredModules]], dict[str, torch.Tensor]]
 
@@ -206,12 +208,18 @@ class Reader:
                 tensors[spec.key] = self.verbatim(opened, position).to(device)
         return {spec.key: tensors[spec.key] for spec in layout.tensors}
 
-    def in_groups(self, digest: Digest) -> GroupedAdapter:
-        """Return an adapter object to be decoded some tensors at a time. Raises IntegrityError.
+    def in_groups(self, digest: Digest, *, keep: bool = True) -> GroupedAdapter:
+        """Return an adapter object to be decoded some tensors at a time.
 
-        One that is larger than all that is kept of such objects is not expanded as a whole.
+        Args:
+            digest: The object.
+            keep: Whether it is expanded as a whole and kept, unless it is larger than all that is
+                kept of such objects.
+
+        Raises:
+            IntegrityError: it is damaged or gone.
         """
-        opened, expand = self._open_in_parts(digest)
+        opened, expand = self._open_in_parts(digest, keep=keep)
         self._chain(digest, opened.stored)
         layout, decode = opened.layout, self._decoding(opened, "cpu")
         starts = list(accumulate((factor.experts for factor in layout.factors), initial=0))
@@ -236,13 +244,12 @@ class Reader:
             ]
             decoded = _empty_factors(layout, coded, "cpu")
             _fill(layout, coded, decode, decoded)
-            indices = [index for factor in factors for index in (factor.a, factor.b)]
-            for index in (*group.passengers, *indices):
+            for index in group.tensors_in(layout):
                 if layout.tensors[index].key not in decoded:
                     decoded[layout.tensors[index].key] = self.verbatim(opened, index)
             return decoded
 
-        return GroupedAdapter(stored=opened.stored, modules=modules, tensors=tensors)
+        return GroupedAdapter(stored=opened.stored, layout=layout, modules=modules, tensors=tensors)
 
     def verbatim(self, opened: Opened, position: int) -> torch.Tensor:
         """Return a tensor that is kept bit for bit, by its position in the layout."""
@@ -302,15 +309,15 @@ class Reader:
         )
         return opened, packed
 
-    def _open_in_parts(self, digest: Digest) -> tuple[Opened, _Expand]:
+    def _open_in_parts(self, digest: Digest, *, keep: bool) -> tuple[Opened, _Expand]:
         """Return an adapter object, and what gives its modules from one position to another.
 
-        It is without its own rows where they are too large to be kept.
+        It is without its own rows where they are not to be kept, or too large for it.
         """
         opened = self._opened.get(digest)
         if opened is None:
             opened, packed = self._unpack(self._read(digest, MAX_OBJECT_BYTES))
-            if packed.rows.size_bytes > self._cache_bytes // 2:
+            if not keep or packed.rows.size_bytes > self._cache_bytes // 2:
                 return opened, packed.modules
             opened = self._opened.get_or_make(
                 digest, lambda: _expanded(opened, packed), _opened_bytes

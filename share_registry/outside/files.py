@@ -26,6 +26,7 @@ from share_registry.errors import (
     StoreError,
     ensure,
 )
+from share_registry.outside.file_content import FileContent, halves
 from share_registry.outside.surroundings import Surroundings
 from share_registry.outside.system import (
     CREATE,
@@ -224,7 +225,7 @@ class Outside(Surroundings):
                 ) from error
 
     def write_new(
-        self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False
+        self, path: Path, content: FileContent, *, point: str = "file", frozen: bool = False
     ) -> None:
         """Create a file that must not exist, write it whole and make it durable.
 
@@ -233,7 +234,7 @@ class Outside(Surroundings):
 
         Args:
             path: Where.
-            content: All of it.
+            content: All of it; what comes in parts is made while it is written.
             point: Prefix of the points passed: `.open`, `.half`, `.prefsync`, `.postfsync`.
             frozen: Leave nobody the right to write.
 
@@ -251,7 +252,7 @@ class Outside(Surroundings):
                     self._system.unlink(name, folder=folder)
                 raise
 
-    def rewrite(self, path: Path, content: bytes, *, point: str = "file") -> None:
+    def rewrite(self, path: Path, content: FileContent, *, point: str = "file") -> None:
         """Write a file whole and durable, in one step in place of whatever is there.
 
         Arguments as in `write_new`. Raises StoreError; nothing is left behind.
@@ -506,14 +507,15 @@ class Outside(Surroundings):
         if rights := self._group_rights(path, folder):
             self._system.permit(handle, rights & (stat.S_IRGRP | stat.S_IWGRP))
 
-    def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
+    def _fill(self, handle: int, content: FileContent, point: str, frozen: bool) -> None:
         self.at(f"{point}.open")
-        view = memoryview(content)
-        half = len(view) // 2
-        for end, part in ((".half", view[:half]), (".prefsync", view[half:])):
+        for part in halves(content):
+            if part is None:
+                self.at(f"{point}.half")
+                continue
             while part:
                 part = part[self._system.write(handle, part[:PIECE]) :]
-            self.at(point + end)
+        self.at(f"{point}.prefsync")
         if frozen:
             self._system.freeze(handle)
         self._system.fsync(handle)

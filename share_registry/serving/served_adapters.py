@@ -26,13 +26,13 @@ from share_registry.names import is_name, parse_reference
 from share_registry.outside.files import Outside
 from share_registry.registry.checkout.checkout import (
     base_label,
-    rebuild,
     version_and_note,
 )
 from share_registry.registry.checkout.version_export import (
     ExportOptions,
     RebuiltFiles,
     files_of_adapter,
+    rebuild_for,
 )
 from share_registry.registry.context import Context
 from share_registry.registry.delivery.served_directory import served_name
@@ -208,7 +208,7 @@ class ServedAdapters:
         context, _ = self.registry()
         try:
             label = base_label(context, row.space)
-            adapter = rebuild(context, row, note)
+            adapter = rebuild_for(context, row, note, options)
         except NotFoundError as error:
             raise IntegrityError(
                 f"{row.ref} cannot be rebuilt: {error.message}", hint=error.hint

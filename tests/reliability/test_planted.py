@@ -12,6 +12,7 @@ import pytest
 from share_registry.errors import StoreError
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.outside.file_content import FileContent
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import Store
@@ -23,9 +24,9 @@ from tests.reliability.writer import SPACE, LostError, Writer
 
 
 class FilesAreNotFlushed(Outside):
-    def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
+    def _fill(self, handle: int, content: FileContent, point: str, frozen: bool) -> None:
         self.at(f"{point}.open")
-        self._system.write(handle, memoryview(content))
+        self._system.write(handle, memoryview(bytes(content)))
         self.at(f"{point}.postfsync")
 
 
@@ -36,13 +37,13 @@ class NamesAreNotFlushed(Outside):
 
 class FlushedAfterTheLink(Outside):
     def write_new(
-        self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False
+        self, path: Path, content: FileContent, *, point: str = "file", frozen: bool = False
     ) -> None:
         with (
             self._spot(path) as (name, folder),
             self._closing(self._system.open(name, 0o301, folder=folder)) as handle,
         ):
-            self._system.write(handle, memoryview(content))
+            self._system.write(handle, memoryview(bytes(content)))
 
     def link_new(self, source: Path, target: Path) -> bool:
         new = super().link_new(source, target)
@@ -61,14 +62,14 @@ class RenamedOver(Outside):
 
 
 class ShortWritesAreTakenForWhole(Outside):
-    def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
-        self._system.write(handle, memoryview(content))
+    def _fill(self, handle: int, content: FileContent, point: str, frozen: bool) -> None:
+        self._system.write(handle, memoryview(bytes(content)))
         self._system.fsync(handle)
 
 
 class FlushesAreTriedAgain(Outside):
-    def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
-        self._system.write(handle, memoryview(content))
+    def _fill(self, handle: int, content: FileContent, point: str, frozen: bool) -> None:
+        self._system.write(handle, memoryview(bytes(content)))
         try:
             self._system.fsync(handle)
         except OSError:

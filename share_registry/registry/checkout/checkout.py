@@ -25,6 +25,7 @@ from share_registry.format.canonical import parse_foreign
 from share_registry.format.layout import Layout
 from share_registry.format.notes import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
+from share_registry.materialize.tensors_in_turn import TensorsInTurn
 from share_registry.names import SpaceName
 from share_registry.registry.context import Context
 from share_registry.registry.evidence import (
@@ -119,6 +120,16 @@ def rebuild(context: Context, row: TaskVersion, note: TaskNote, *, device: str =
     layout = reader.open(row.adapter_digest).layout
     tensors = reader.tensors(row.adapter_digest, device)
     return replace(describe(context, row, note, layout), tensors=tensors)
+
+
+def rebuild_in_turn(context: Context, row: TaskVersion, note: TaskNote) -> Adapter:
+    """Return a version as stored, whose tensors are decoded when they are asked for.
+
+    For one that is gone through in the order of its file. Raises NotFoundError, IntegrityError;
+    what is damaged may be found at its tensors alone.
+    """
+    decoded = context.reader().in_groups(row.adapter_digest, keep=False)
+    return replace(describe(context, row, note, decoded.layout), tensors=TensorsInTurn(decoded))
 
 
 def read_original(context: Context, row: TaskVersion, note: TaskNote) -> Adapter:

@@ -9,7 +9,6 @@ import torch
 
 from share_registry.algebra.threads import one_thread
 from share_registry.errors import (
-    IntegrityError,
     InvalidInputError,
     RefusedError,
     ShareRegistryError,
@@ -18,6 +17,7 @@ from share_registry.errors import (
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import README, TENSOR_FILE
 from share_registry.exchange.base_config import read_base_config
+from share_registry.exchange.committed_file import CommittedFile, require_committed
 from share_registry.exchange.config import CONFIG_FILE, relabel
 from share_registry.exchange.diffusers_adapter import TARGET as DIFFUSERS, diffusers_adapter
 from share_registry.exchange.directory_digest import directory_digest
@@ -25,9 +25,10 @@ from share_registry.exchange.export_files import (
     CardFacts,
     card_text,
     digest_of_file,
-    files_in,
+    files_beside,
     place,
     place_file,
+    tensor_file,
 )
 from share_registry.exchange.export_form import check_profile, form_of
 from share_registry.exchange.gguf_adapter import GGUF_FILE, TARGET as LLAMA_CPP, gguf_adapter
@@ -39,8 +40,14 @@ from share_registry.format.notes import TaskNote
 from share_registry.kinds import FilePath
 from share_registry.materialize.device import dtype_of
 from share_registry.names import Digest
+from share_registry.outside.file_content import FileContent
 from share_registry.outside.files import Outside
-from share_registry.registry.checkout.checkout import base_label, rebuild, version_and_note
+from share_registry.registry.checkout.checkout import (
+    base_label,
+    rebuild,
+    rebuild_in_turn,
+    version_and_note,
+)
 from share_registry.registry.context import Context
 from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
@@ -181,7 +188,7 @@ def _place(
     if name is None:
         is_file = root.suffix.lower() == ".gguf"
         name = "" if is_file else f"{version}-{rebuilt.digests[GGUF_FILE][:8]}.gguf"
-    content = rebuilt.files[GGUF_FILE]
+    content = bytes(rebuilt.files[GGUF_FILE])
     return place_file(content, root, name, overwrite=request.overwrite, outside=outside)
 
 
@@ -190,14 +197,14 @@ class RebuiltFiles:
     """The files that the export of a version consists of.
 
     Attributes:
-        files: By name.
+        files: By name; the tensors that were committed are decoded as their file is read.
         digests: The sha256 of each.
         digest: The sha256 over both.
         profile: In which they are: "native", "portable", "gguf" or "diffusers".
         notes: What servers would refuse or misread, and what the profile changed.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, FileContent]
     digests: Mapping[str, Digest]
     digest: Digest
     profile: ExportProfile
@@ -219,10 +226,22 @@ def rebuild_files(
     Raises:
         RefusedError: the profile cannot express the adapter, or the target does not serve it.
         NotFoundError: the base model's sizes are not known, for llama.cpp, or an object is gone.
-        IntegrityError: the rebuilt tensors are not those that were committed.
+        IntegrityError: the rebuilt tensors are not those that were committed; of the native profile
+            that is known when they are read.
     """
-    adapter = rebuild(context, row, note)
+    adapter = rebuild_for(context, row, note, options)
     return files_of_adapter(row, adapter, options=options, label=label, outside=context.outside)
+
+
+def rebuild_for(
+    context: Context, row: TaskVersion, note: TaskNote, options: ExportOptions
+) -> Adapter:
+    """Return a version as stored, in memory as a whole only where its form must be made of it.
+
+    Raises NotFoundError, IntegrityError.
+    """
+    is_native = not options.has_own_form and options.profile != "portable"
+    return (rebuild_in_turn if is_native else rebuild)(context, row, note)
 
 
 def files_of_adapter(
@@ -237,16 +256,20 @@ def files_of_adapter(
     if options.has_own_form:
         return _diffusers_files(row, adapter, options, label)
     form = form_of(adapter, profile=options.profile, target=options.target, base_model=label)
-    if form.profile != "native":
-        _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
-    files, notes = files_in(form, card=_facts(row, label))
+    beside, notes = files_beside(form, card=_facts(row, label))
     if options.base_model is not None:
-        files[CONFIG_FILE] = relabel(files[CONFIG_FILE], options.base_model)
-    digests = {name: sha256(content) for name, content in files.items()}
-    if form.profile == "native":
-        _require_committed(row, digests[TENSOR_FILE])
+        beside[CONFIG_FILE] = relabel(beside[CONFIG_FILE], options.base_model)
+    digests = {name: sha256(content) for name, content in beside.items()}
+    weights: FileContent = CommittedFile(
+        layout=adapter.layout, tensors=adapter.tensors, digest=row.tensors_digest, ref=row.ref
+    )
+    digests[TENSOR_FILE] = row.tensors_digest
+    if form.profile != "native":
+        _require_committed(row, adapter)
+        weights = tensor_file(form.adapter.layout, form.adapter.tensors)
+        digests[TENSOR_FILE] = sha256(weights)
     return RebuiltFiles(
-        files=files,
+        files=dict(sorted({**beside, TENSOR_FILE: weights}.items())),
         digests=digests,
         digest=directory_digest(digests),
         profile=form.profile,
@@ -257,7 +280,7 @@ def files_of_adapter(
 def _gguf_files(
     row: TaskVersion, adapter: Adapter, options: ExportOptions, label: str, outside: Outside
 ) -> RebuiltFiles:
-    _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
+    _require_committed(row, adapter)
     written = gguf_adapter(
         adapter,
         read_base_config(options.base_config, label=label, outside=outside),
@@ -278,7 +301,7 @@ def _gguf_files(
 def _diffusers_files(
     row: TaskVersion, adapter: Adapter, options: ExportOptions, label: str
 ) -> RebuiltFiles:
-    _require_committed(row, digest_of_file(adapter.layout, adapter.tensors))
+    _require_committed(row, adapter)
     written = diffusers_adapter(adapter)
     card = _facts(row, options.base_model or label)
     files = {
@@ -295,16 +318,9 @@ def _diffusers_files(
     )
 
 
-def _require_committed(row: TaskVersion, rebuilt: Digest) -> None:
-    # spec DEC-12: byte for byte those that were committed
-    ensure(
-        rebuilt == row.tensors_digest,
-        IntegrityError(
-            f"{row.ref}: rebuilt tensors have digest {rebuilt}, the commit says "
-            f"{row.tensors_digest}.",
-            hint="Run verify with level 'deep'.",
-        ),
-    )
+def _require_committed(row: TaskVersion, adapter: Adapter) -> None:
+    rebuilt = digest_of_file(adapter.layout, adapter.tensors)
+    require_committed(rebuilt, row.tensors_digest, row.ref)
 
 
 def _sign(path: Path, digests: Mapping[str, Digest], signer: Signer, outside: Outside) -> Path:

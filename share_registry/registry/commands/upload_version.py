@@ -64,7 +64,8 @@ def upload(context: Context, request: UploadRequest, *, record: bool, said: Said
         message=request.message,
         dry_run=request.dry_run,
     )
-    state = upload_files(rebuilt.files, target, outside=context.outside)
+    files = {name: bytes(content) for name, content in rebuilt.files.items()}
+    state = upload_files(files, target, outside=context.outside)
     uploaded = Upload(
         location=target.place,
         ref=row.ref,

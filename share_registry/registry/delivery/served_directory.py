@@ -21,6 +21,7 @@ from share_registry.exchange.directory_digest import directory_digest
 from share_registry.exchange.export_files import place
 from share_registry.format.canonical import sha256
 from share_registry.names import Digest
+from share_registry.outside.file_content import FileContent
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import errno_of
 from share_registry.registry.checkout.version_export import RebuiltFiles
@@ -144,7 +145,7 @@ def _is_named(root: Path, name: str, outside: Outside) -> bool:
     return index is None or any(each.name == name for each in index.adapters)
 
 
-def _mend(files: Mapping[str, bytes], target: Path, outside: Outside) -> None:
+def _mend(files: Mapping[str, FileContent], target: Path, outside: Outside) -> None:
     """Put a damaged directory right, file by file: what is right is never missing meanwhile."""
     for name in outside.names(target):
         if outside.kind(target / name) is Kind.DIRECTORY:
@@ -157,6 +158,6 @@ def _mend(files: Mapping[str, bytes], target: Path, outside: Outside) -> None:
     outside.sync_directory(target)
 
 
-def _is_file(path: Path, content: bytes, outside: Outside) -> bool:
+def _is_file(path: Path, content: FileContent, outside: Outside) -> bool:
     is_sized = outside.size(path) == len(content)
-    return is_sized and outside.read(path, limit=len(content)) == content
+    return is_sized and outside.read(path, limit=len(content)) == bytes(content)
