@@ -458,3 +458,10 @@ def whole_story() -> Log:
     log.refit({"mnli": 2, "sst2": 3})  # c17
     log.merge("both", 1, {("mnli", 2): "0.5", ("sst2", 1): "-0.25"})  # c18
     return log
+
+
+def begun() -> Log:
+    log = Log()
+    log.create()
+    log.absorb_many({"cola": 1, "sst2": 1})
+    return log

@@ -22,18 +22,8 @@ from share_registry.errors import (
     ConnectionLostError,
     InvalidInputError,
 )
+from tests.catalog.filled import count, fill_catalog
 from tests.catalog.logs import Log, story
-
-
-def fill_catalog(url: str) -> Log:
-    log = story()
-    with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
-        log.apply(session)
-    return log
-
-
-def count(session: Session) -> int:
-    return len(session.scalars(select(CommitRow.number)).all())
 
 
 def has_the_schema_of_the_models(catalog: Catalog) -> bool:

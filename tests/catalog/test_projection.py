@@ -24,7 +24,7 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import ConflictError, IntegrityError
 from share_registry.format.notes import Note
-from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story, whole_story
+from tests.catalog.logs import GENESIS, Log, Logged, begun, digest_of, layout_of, story, whole_story
 from tests.catalog.rows import dump
 
 
@@ -235,13 +235,6 @@ def test_a_second_label_of_one_name_wins() -> None:
         log.entries[0].apply(session)
         replace(entry, note=doubled).apply(session)
         assert lookups.labels_of(session, "base", "cola", 1) == {"a": "2"}
-
-
-def begun() -> Log:
-    log = Log()
-    log.create()
-    log.absorb_many({"cola": 1, "sst2": 1})
-    return log
 
 
 def _gap(log: Log) -> Logged:

@@ -12,9 +12,8 @@ from share_registry.catalog.queries.aliases import aliases, spaces
 from share_registry.catalog.tables import ObjectRow
 from share_registry.errors import IntegrityError
 from share_registry.format.named_objects import replacements
-from tests.catalog.logs import Log, Logged, digest_of
+from tests.catalog.logs import Log, Logged, begun, digest_of
 from tests.catalog.rows import dump
-from tests.catalog.test_projection import begun
 
 
 def removing() -> Log:

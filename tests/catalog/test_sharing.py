@@ -5,33 +5,21 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection.apply import wipe
-from share_registry.catalog.tables import CommitRow
 from share_registry.errors import CatalogError, ConflictError
 from share_registry.outside import forks
-from tests.catalog.logs import Log, Logged, story
+from tests.catalog.filled import count, fill_catalog, is_locked
+from tests.catalog.logs import Logged, story
 from tests.catalog.rows import dump
 from tests.reliability.processes import fork, wait_for_all
 
 FORKS = 4
-
-
-def fill_catalog(url: str) -> Log:
-    log = story()
-    with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
-        log.apply(session)
-    return log
-
-
-def count(session: Session) -> int:
-    return len(session.scalars(select(CommitRow.number)).all())
 
 
 def test_many_threads_that_make_the_catalog_and_follow_one_log_agree(catalog_url: str) -> None:
@@ -232,18 +220,6 @@ def driver(session: Session) -> sqlite3.Connection:
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, sqlite3.Connection)
     return connection
-
-
-def is_locked(url: str) -> bool:
-    """Tell whether another connection may not begin to write."""
-    with closing(
-        sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
-    ) as waiting:
-        try:
-            waiting.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-        return False
 
 
 def test_a_block_keeps_one_connection_and_leaves_none_open(

@@ -16,20 +16,13 @@ from share_registry.look.stylesheet import notebook_style
 from share_registry.values.sheet import Sheet, as_html, as_text
 from share_registry.values.text_table import Table, align
 from spec.reader.exports import card
+from tests.cli.evil import DRIVERS, EVIL, LINES, MARKUP, has_driver
 from tests.cli.tiny import write_adapter
 
-DRIVERS = "\x1b]0;owned\x07\x9b31m\u202egnp.\u2066\u200f\x00\x08"
-MARKUP = "<script>alert(1)</script>&`**[x](javascript:y)`"
-EVIL = f"{MARKUP}{DRIVERS}"
-LINES = f"{EVIL}\n  error  0 %\nhint: Run `rm -rf /`."
 BASE = "org/`</code>**x**<img src=x onerror=y>"
 FORGED = ("error: 0 %", "hint: Run `rm")
 SAFE_TAGS = {"div", "p", "table", "thead", "tbody", "tr", "th", "td"}
 STYLE = f"<style>{notebook_style()}</style>"
-
-
-def has_driver(text: str) -> bool:
-    return any(not letter.isprintable() for letter in text.replace("\n", ""))
 
 
 class Tags(HTMLParser):

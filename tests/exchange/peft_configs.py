@@ -218,3 +218,16 @@ def logits(model: Any, name: str) -> torch.Tensor:
         warnings.simplefilter("ignore")
         outputs = model(**inputs)
     return torch.as_tensor(getattr(outputs, "logits", outputs)).double()
+
+
+# Expressions as tools write them, shortened to the modules that are here.
+UNSLOTH = (
+    r"(?:.*?(?:vision|image|visual|patch|language|text).*?(?:self_attn|attention|attn|mlp|ffn)"
+    r".*?(?:qkv|q_proj|k_proj|v_proj|up_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attn"
+    r"|mlp)\.(?:(?:qkv|q_proj|k_proj|v_proj|up_proj)))"
+)
+UNSLOTH_2026 = (
+    r"(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mixer|mlp|ffn).*?\.(?:q_proj|v_proj))|"
+    r"(?:\bmodel\.layers\.[\d]{1,}(?!.*\.experts\.\d)\..*?(?:self_attn|attn|mixer|mlp).*?\."
+    r"(?:(?:q_proj|v_proj)))"
+)

@@ -24,8 +24,8 @@ from share_registry.exchange.selection import roles_of
 from share_registry.format.layout import DType, TensorSpec
 from share_registry.outside.files import Outside
 from tests.cli.tiny import write_adapter
-from tests.exchange.test_public_configs import UNSLOTH, UNSLOTH_2026
-from tests.exchange.test_refusals import set_config
+from tests.exchange.edits import set_config
+from tests.exchange.peft_configs import UNSLOTH, UNSLOTH_2026
 
 LIMIT_S = 1.0
 """Of processor time for one config; the usual takes a millisecond."""

@@ -19,7 +19,7 @@ from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
-from tests.exchange.test_refusals import CONFIG, TENSORS, Q, set_config, set_tensors
+from tests.exchange.edits import CONFIG, TENSORS, Q, set_config, set_tensors
 from tests.exchange.zoo import peft
 
 Copied = Callable[[str], Path]

@@ -11,7 +11,7 @@ from share_registry.errors import InvalidInputError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
-from tests.exchange.test_refusals import CONFIG, TENSORS
+from tests.exchange.edits import CONFIG, TENSORS
 
 Copied = Callable[[str], Path]
 

@@ -20,7 +20,7 @@ from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
-from tests.exchange.test_refusals import CONFIG, TENSORS, Q, put, set_config, set_tensors
+from tests.exchange.edits import CONFIG, TENSORS, Q, put, set_config, set_tensors
 
 Copied = Callable[[str], Path]
 

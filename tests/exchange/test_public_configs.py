@@ -18,7 +18,8 @@ from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
-from tests.exchange.test_refusals import CONFIG
+from tests.exchange.edits import CONFIG
+from tests.exchange.peft_configs import UNSLOTH, UNSLOTH_2026
 
 # The members that PEFT 0.3 wrote, those of alpaca-lora and most adapters of its year.
 OLD = {
@@ -55,17 +56,6 @@ def mapped(library: str, name: str) -> dict[str, Any]:
 
 
 CAUSAL = {"task_type": "CAUSAL_LM"}
-# Expressions as tools write them, shortened to the modules that are here.
-UNSLOTH = (
-    r"(?:.*?(?:vision|image|visual|patch|language|text).*?(?:self_attn|attention|attn|mlp|ffn)"
-    r".*?(?:qkv|q_proj|k_proj|v_proj|up_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attn"
-    r"|mlp)\.(?:(?:qkv|q_proj|k_proj|v_proj|up_proj)))"
-)
-UNSLOTH_2026 = (
-    r"(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mixer|mlp|ffn).*?\.(?:q_proj|v_proj))|"
-    r"(?:\bmodel\.layers\.[\d]{1,}(?!.*\.experts\.\d)\..*?(?:self_attn|attn|mixer|mlp).*?\."
-    r"(?:(?:q_proj|v_proj)))"
-)
 CONVOLUTIONS = {"target_modules": ["line", "plane", "volume"]}
 BERT = {"target_modules": ["query", "value"]}
 

@@ -18,7 +18,7 @@ from share_registry.exchange.portable import portable
 from share_registry.exchange.selection import layout_roles
 from share_registry.outside.files import Outside
 from tests.exchange import peft_configs, zoo
-from tests.exchange.test_refusals import CONFIG, TENSORS, set_config
+from tests.exchange.edits import CONFIG, TENSORS, set_config
 from tests.exchange.zoo import peft
 
 Copied = Callable[[str], Path]

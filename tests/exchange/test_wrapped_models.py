@@ -18,7 +18,7 @@ from share_registry.exchange.portable import portable
 from share_registry.materialize.models import swap
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
-from tests.exchange.test_refusals import TENSORS, set_config, set_tensors
+from tests.exchange.edits import TENSORS, set_config, set_tensors
 
 Copied = Callable[[str], Path]
 PREFIX = "base_model.model."

@@ -198,3 +198,18 @@ def spectrum(module: str, *, side: str = "a", k90: int = 5) -> Spectrum:
         k99=15,
         alone90=4.0,
     )
+
+
+NOT_LOOKS: Final = {
+    *(
+        "bits",
+        "changes",
+        "directions",
+        "errors",
+        "lineage",
+        "retention",
+        "sparkline",
+        "spectra",
+        "timeline",
+    ),
+}

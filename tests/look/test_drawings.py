@@ -17,7 +17,7 @@ from share_registry.look.svg import ending, number, width_of
 from share_registry.look.timeline import timeline
 from share_registry.values.commits import Log
 from tests.look import samples
-from tests.look.samples import EVIL
+from tests.look.samples import EVIL, NOT_LOOKS
 
 MERGE: Final = (
     ("both@v1", f"{EVIL}@v2", "merged, 0.5"),
@@ -47,19 +47,6 @@ DRAWINGS: Final[dict[str, Callable[[], str]]] = {
     "timeline with links": lambda: timeline(samples.history(), link=lambda ref: f"#{ref}"),
 }
 CLASS: Final = re.compile(r"\.([a-z][a-z0-9-]*)")
-NOT_LOOKS: Final = {
-    *(
-        "bits",
-        "changes",
-        "directions",
-        "errors",
-        "lineage",
-        "retention",
-        "sparkline",
-        "spectra",
-        "timeline",
-    ),
-}
 """Classes that say which drawing it is, for whoever places it."""
 
 

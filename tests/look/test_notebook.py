@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from share_registry.look.stylesheet import notebook_style
 from tests.cli.tiny import write_adapter
-from tests.look.test_report import Document
+from tests.look.document import Document
 
 CELLS: Final = {
     "open": "import share_registry as sr\n"

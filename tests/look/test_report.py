@@ -5,7 +5,6 @@ import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
 
@@ -16,51 +15,11 @@ from share_registry.cli.main import main
 from share_registry.registry import review
 from share_registry.values.report_page import ReportPage
 from tests.cli.tiny import SPACE, write_adapter
-from tests.look.samples import EVIL
-from tests.look.test_drawings import NOT_LOOKS
+from tests.look.document import Document
+from tests.look.samples import EVIL, NOT_LOOKS
 
-VOID: Final = {"meta", "br", "img", "input", "link", "hr"}
 TEXTS: Final = EVIL.replace("\x1b", "")
 """What a registry takes as a message: without control characters."""
-
-
-class Document(HTMLParser):
-    """Gathers the elements of a page, and checks that each is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[str] = []
-        self.style = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] == "style":
-            self.style += data
-        else:
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.texts)
-
-    def values(self, attribute: str) -> list[str]:
-        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ Its rows take the place of an adapter's own, and nothing else changes in decodin
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from share_registry.errors import IntegrityError, NotFoundError
+from share_registry.errors import IntegrityError
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
@@ -19,6 +19,7 @@ from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide, Term
+from tests.materialize.stored import Memory
 
 R, IN, OUT, K_A, K_B = 2, 6, 4, 3, 5
 LAYOUT = Layout(
@@ -33,26 +34,15 @@ LAYOUT_BYTES = LAYOUT.to_bytes()
 Ints = NDArray[np.int32] | NDArray[np.int16] | NDArray[np.int8]
 
 
-class Memory:
-    """Objects by digest, counting how often each is read."""
+@dataclass
+class Counting(Memory):
+    """Counts how often each object is read."""
 
-    def __init__(self) -> None:
-        self.objects: dict[Digest, bytes] = {}
-        self.reads: dict[Digest, int] = {}
-
-    def put(self, content: bytes) -> Digest:
-        digest = sha256(content)
-        self.objects[digest] = content
-        return digest
+    reads: dict[Digest, int] = field(default_factory=dict)
 
     def get_or_spare(self, digest: Digest, *, limit: int = 0) -> bytes:
         self.reads[digest] = self.reads.get(digest, 0) + 1
-        if digest not in self.objects:
-            raise NotFoundError(f"object {digest} is not there.")
-        return self.objects[digest]
-
-    def size(self, digest: Digest) -> int | None:
-        return len(self.objects.get(digest, b""))
+        return super().get_or_spare(digest, limit=limit)
 
 
 def ints(seed: int, *shape: int) -> Ints:
@@ -89,9 +79,9 @@ def stored(source: Digest) -> bytes:
     )
 
 
-def fill_memory(source: bytes) -> tuple[Memory, Digest, Digest]:
+def fill_memory(source: bytes) -> tuple[Counting, Digest, Digest]:
     """Return a store of an adapter over the rows of a source, its digest and that of the source."""
-    memory = Memory()
+    memory = Counting()
     memory.put(LAYOUT_BYTES)
     digest = memory.put(source)
     return memory, memory.put(stored(digest)), digest
@@ -148,7 +138,7 @@ def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
         verbatim={},
         external={},
     )
-    first, second = Memory(), Memory()
+    first, second = Counting(), Counting()
     results = []
     for memory, content in (
         (first, adapter_object.encode(value, wide)),

@@ -20,7 +20,7 @@ from share_registry.stored import StoredAdapter
 from share_registry.values.policy import DEFAULT_BUDGET
 from tests.exchange import zoo
 from tests.peft.conftest import TARGETS, TASKS, MakeModel, base, lora, output
-from tests.peft.test_training import train
+from tests.peft.steps import train
 
 KINDS = tuple(TARGETS)
 TOGETHER = 1e-5

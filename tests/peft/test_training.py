@@ -14,39 +14,15 @@ import torch
 import share_registry as sr
 from tests.exchange import zoo
 from tests.peft.conftest import IDS, TARGETS, MakeModel, base, output
+from tests.peft.steps import loss_of, train
 
 KINDS = tuple(TARGETS)
-STEPS = 12
 SMALL = 0.05
 """The first dW of noise changes the output by less than this, relative."""
 TOGETHER = 1e-5
 """float32 rounding of sums in another order."""
 ROUNDED = 0.02
 """The basis is stored with as many bits as the default budget needs."""
-
-
-def loss_of(model: Any) -> torch.Tensor:
-    result: torch.Tensor = (
-        (model(IDS)[0] - 1.0).abs().mean()
-        if "Bert" in str(type(model.get_base_model()))
-        else model(IDS, labels=IDS).loss
-    )
-    return result
-
-
-def train(model: Any, steps: int = STEPS, rate: float = 0.05) -> list[float]:
-    """Train in a plain loop; return the losses."""
-    optimizer = torch.optim.Adam(
-        [value for value in model.parameters() if value.requires_grad], lr=rate
-    )
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = loss_of(model)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 @pytest.mark.parametrize("kind", KINDS)

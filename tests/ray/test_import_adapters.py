@@ -15,12 +15,13 @@ from typing import Any, Final
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import version_lookups
+from share_registry.names import Digest
 from share_registry.registry.context import Context
 from share_registry.registry.location import absolute_place
-from share_registry.values.imports import ImportReport, ImportSource, ImportStatus
+from share_registry.values.imports import ImportSource, ImportStatus
 from tests.house.tree import ROOT
 from tests.ray.orders import ORDERS, obey
+from tests.registry.imported import adapters_of, statuses
 from tests.registry.planted import write_planted
 
 ray = pytest.importorskip("ray", reason="needs the extra [ray]")
@@ -81,24 +82,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, str]:
+def expected(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, Digest]:
     """What `import_many` makes of them."""
     with sr.Registry.open(tmp_path_factory.mktemp("plain")) as registry:
         registry.import_many(folder, workers=1)
-        return _contents(registry)
-
-
-def _contents(registry: sr.Registry) -> dict[str, str]:
-    with registry.context.reading() as session:
-        return {row.ref: row.adapter_digest for row in version_lookups.all_versions(session)}
-
-
-def _statuses(report: ImportReport) -> list[str]:
-    return [outcome.status.value for outcome in report.outcomes]
+        return adapters_of(registry)
 
 
 def test_the_result_is_that_of_import_many(
-    tmp_path: Path, folder: Path, expected: dict[str, str]
+    tmp_path: Path, folder: Path, expected: dict[str, Digest]
 ) -> None:
     with sr.Registry.open(tmp_path / "registry") as registry:
         said: list[tuple[str, int, int]] = []
@@ -106,13 +98,13 @@ def test_the_result_is_that_of_import_many(
             registry, folder, workers=2, progress=lambda *each: said.append(each)
         )
         assert (report.committed, report.refused, report.workers) == (COUNT, 0, 2)
-        assert _contents(registry) == expected
+        assert adapters_of(registry) == expected
         assert registry.verify("deep").ok
         assert said[-1] == ("importing", COUNT, COUNT)
 
 
 def test_a_worker_killed_in_the_middle_loses_nothing(
-    tmp_path: Path, postgresql_url: str, orders: Path, folder: Path, expected: dict[str, str]
+    tmp_path: Path, postgresql_url: str, orders: Path, folder: Path, expected: dict[str, Digest]
 ) -> None:
     """With the catalog in PostgreSQL, as several machines need it."""
     # read first, then prepared beside t03
@@ -120,8 +112,8 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     (orders / "t01-1").touch()
     with sr.Registry.open(postgresql_url, store=tmp_path / "store") as registry:
         report = import_adapters(registry, folder, workers=2)
-        assert _statuses(report) == ["committed"] * COUNT
-        assert _contents(registry) == expected
+        assert statuses(report) == ["committed"] * COUNT
+        assert adapters_of(registry) == expected
     opened = {path.stem: path.stat().st_size for path in orders.glob("*.opened")}
     assert opened == {"t00": 2, "t01": 3, "t02": 3, "t03": 2}
 
@@ -133,13 +125,13 @@ def test_an_adapter_that_ends_every_process_is_refused_alone(
         (orders / f"t01-{times}").touch()
     with sr.Registry.open(tmp_path / "registry") as registry:
         report = import_adapters(registry, folder, workers=2)
-        assert _statuses(report) == ["committed", "refused", *["committed"] * (COUNT - 2)]
+        assert statuses(report) == ["committed", "refused", *["committed"] * (COUNT - 2)]
         (refused,) = report.of(ImportStatus.REFUSED)
         assert "ended 3 times" in refused.reason
 
 
 def test_adapters_in_memory_and_paths_of_this_directory_travel(
-    tmp_path: Path, folder: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, expected: dict[str, Digest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(path.name for path in folder.iterdir())
     with sr.Registry.open(tmp_path / "other") as registry:
@@ -151,10 +143,10 @@ def test_adapters_in_memory_and_paths_of_this_directory_travel(
         registry.create_space("mine", base_model="acme/tiny")
         sources = [ImportSource(adapter=first, task="first"), *names, "gone"]
         report = import_adapters(registry, sources, workers=2, message="first import")
-        assert _statuses(report) == [*["committed"] * (COUNT + 1), "refused"]
+        assert statuses(report) == [*["committed"] * (COUNT + 1), "refused"]
         assert [outcome.source for outcome in report.outcomes] == ["first", *names, "gone"]
         assert {registry.show(name).message for name in names} == {"first import"}
-        assert {ref.partition("/")[0] for ref in _contents(registry)} == {"mine"}
+        assert {ref.partition("/")[0] for ref in adapters_of(registry)} == {"mine"}
         again = import_adapters(registry, sources, workers=1)
         assert (again.committed, again.unchanged, again.refused) == (0, COUNT + 1, 1)
 

@@ -1,4 +1,4 @@
-"""An adapter directory read with numpy and nothing of this project.
+"""Adapter directories read with numpy and nothing of this project.
 
 What an export is measured against.
 """
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+
+import share_registry as sr
 
 Floats = NDArray[np.float64]
 
@@ -46,3 +48,10 @@ def files(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+
+
+def exports(registry: sr.Registry, refs: list[str], root: Path) -> dict[str, bytes]:
+    """Export versions below a directory; return every file there."""
+    for ref in refs:
+        registry.export(ref, root)
+    return files(root)

@@ -11,6 +11,7 @@ from share_registry.catalog.queries.resolution import version_of
 from share_registry.registry.log_entries import read_note
 from share_registry.values.task_version import TaskVersion
 from tests.cli.tiny import SPACE, write_adapter
+from tests.reliability.copying import object_path
 
 REF = f"{SPACE}/cola@v2"
 
@@ -61,10 +62,6 @@ def objects_of(registry: sr.Registry) -> dict[str, str]:
     }
 
 
-def path_of(root: Path, digest: str) -> Path:
-    return root / "objects" / digest[:2] / digest[2:]
-
-
 def both(source: Path) -> dict[str, Path]:
     return {"alike": source.parent / "alike", "cola": source}
 
@@ -75,7 +72,7 @@ def test_a_commit_of_the_same_adapter_heals_its_version(
     root: Path, source: Path, part: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with sr.Registry.open(root) as registry:
-        path = path_of(root, objects_of(registry)[part])
+        path = object_path(root, objects_of(registry)[part])
         content = path.read_bytes()
         DAMAGES[damage](path)
         assert not registry.commit_many(both(source), dry_run=True).created
@@ -99,7 +96,7 @@ def test_a_sound_version_is_left_as_it_is(
 def test_what_cannot_be_made_again_is_named_with_what_helps(root: Path, source: Path) -> None:
     with sr.Registry.open(root) as registry:
         digest = objects_of(registry)["note"]
-        path_of(root, digest).unlink()
+        object_path(root, digest).unlink()
         with pytest.raises(sr.IntegrityError, match=digest[:8]) as caught:
             registry.commit(source, task="cola")
         assert "repair --from DIRECTORY" in caught.value.hint
@@ -113,7 +110,7 @@ def test_the_hint_of_verify_and_a_commit_bring_a_rotten_object_back(
     root: Path, source: Path
 ) -> None:
     with sr.Registry.open(root) as registry:
-        rot(path_of(root, objects_of(registry)["adapter"]))
+        rot(object_path(root, objects_of(registry)["adapter"]))
         with pytest.raises(sr.IntegrityError) as caught:
             registry.verify()
         command = re.search(r"`share-registry quarantine ([^`]*)`", caught.value.hint)
@@ -132,7 +129,7 @@ def test_an_object_is_named_by_the_beginning_of_its_digest_unless_several_begin_
     with sr.Registry.open(root) as registry:
         digest = objects_of(registry)["adapter"]
         near = digest[:10] + ("0" if digest[10] != "0" else "1") * 54
-        path_of(root, near).write_bytes(b"of other bytes")
+        object_path(root, near).write_bytes(b"of other bytes")
         with pytest.raises(sr.InvalidInputError, match=f"2 objects .*{min(digest, near)}"):
             registry.quarantine(digest[:8])
         with pytest.raises(sr.InvalidInputError, match="64 lowercase"):
@@ -141,4 +138,4 @@ def test_an_object_is_named_by_the_beginning_of_its_digest_unless_several_begin_
             registry.quarantine("00000000")
         moved = registry.quarantine(near[:11])
         assert moved.moved == (f"objects/{near[:2]}/{near[2:]}",)
-        assert path_of(root, digest).exists()
+        assert object_path(root, digest).exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from tests.exchange.test_refusals import set_config
+from tests.exchange.edits import set_config
 from tests.exchange.zoo import save_live
 
 

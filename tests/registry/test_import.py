@@ -13,17 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.catalog.queries import version_lookups
 from share_registry.errors import ShareRegistryError
-from share_registry.names import Digest
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.commands import import_many as importing, import_refits, import_work
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.prepare import publish_prepared
 from share_registry.registry.context import Context
-from share_registry.values.imports import ImportReport, ImportSource, ImportStatus
+from share_registry.values.imports import ImportSource, ImportStatus
 from tests.registry.conftest import Open
+from tests.registry.imported import adapters_of, statuses
 from tests.registry.planted import write_planted
 
 COUNT = 10
@@ -46,15 +45,6 @@ def _spoil(folder: Path) -> None:
     (folder / "t07" / TENSORS).write_bytes(content[:-100])
 
 
-def _contents(registry: sr.Registry) -> dict[str, Digest]:
-    with registry.context.reading() as session:
-        return {row.ref: row.adapter_digest for row in version_lookups.all_versions(session)}
-
-
-def _statuses(report: ImportReport) -> list[str]:
-    return [outcome.status.value for outcome in report.outcomes]
-
-
 def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path, folder: Path) -> None:
     contents = []
     for workers in (1, 2):
@@ -62,7 +52,7 @@ def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path, folder
             report = registry.import_many(folder, workers=workers)
             assert (report.committed, report.refused, report.workers) == (COUNT, 0, workers)
             assert registry.verify("deep").ok
-            contents.append(_contents(registry))
+            contents.append(adapters_of(registry))
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == [f"tiny/t{number:02d}@v1" for number in range(COUNT)]
 
@@ -75,7 +65,7 @@ def test_what_was_prepared_while_a_basis_was_made_is_prepared_again(tmp_path: Pa
     for workers in (1, 2):
         with sr.Registry.open(tmp_path / f"registry-{workers}") as registry:
             registry.import_many(folder, workers=workers)
-            contents.append(_contents(registry))
+            contents.append(adapters_of(registry))
             basis, reader = registry.basis(), registry.context.reader()
             assert basis is not None
             sources = [reader.open(digest).stored.sources for digest in contents[-1].values()]
@@ -150,8 +140,8 @@ def test_a_dry_run_takes_and_refuses_what_the_import_does(
         ),
     ]
     dry = registry.import_many(rows[:3], workers=1, dry_run=True)
-    assert _statuses(dry) == ["new", "unchanged", "new"]
-    assert _statuses(registry.import_many(rows[:3], workers=1)) == [
+    assert statuses(dry) == ["new", "unchanged", "new"]
+    assert statuses(registry.import_many(rows[:3], workers=1)) == [
         "committed",
         "unchanged",
         "committed",
@@ -228,7 +218,7 @@ def test_an_import_that_is_killed_goes_on_when_it_is_run_again(
     with sr.Registry.open(root) as registry:
         report = registry.import_many(folder, workers=2)
         assert (report.committed, report.unchanged, report.refused) == (COUNT - 2 - done, done, 2)
-        assert sorted(_contents(registry)) == sorted(
+        assert sorted(adapters_of(registry)) == sorted(
             f"tiny/t{number:02d}@v1" for number in range(COUNT) if number not in (3, 7)
         )
         assert registry.verify("deep").ok
@@ -256,7 +246,7 @@ def test_a_list_says_what_each_adapter_is(
         header="source,task,message,labels,source_time,derived_from,metric.f1",
     )
     report = registry.import_many(from_file=path, workers=2, metrics={"f1": 0.1})
-    assert _statuses(report) == ["committed"] * 4 + ["refused"]
+    assert statuses(report) == ["committed"] * 4 + ["refused"]
     assert [outcome.ref for outcome in report.outcomes[:4]] == [
         "tiny/cola@v1",
         "tiny/cola@v2",
@@ -272,7 +262,7 @@ def test_a_list_says_what_each_adapter_is(
     parents = [node.ref for node in registry.lineage("sst2").nodes]
     assert "tiny/cola@v2" in parents
     again = registry.import_many(from_file=path, workers=1)
-    assert _statuses(again) == ["unchanged"] * 4 + ["refused"]
+    assert statuses(again) == ["unchanged"] * 4 + ["refused"]
 
 
 def test_the_same_adapter_twice_in_a_list_is_two_versions_once(
@@ -348,7 +338,7 @@ def test_one_that_keeps_others_from_being_published_is_refused_alone(
         (folder / name / TENSORS).write_bytes((folder / donor / TENSORS).read_bytes())
     monkeypatch.setattr(importing, "publish_prepared", late)
     report = registry.import_many([folder / "t00", folder / "t02"], workers=1)
-    assert _statuses(report) == ["committed", "refused"]
+    assert statuses(report) == ["committed", "refused"]
     assert "renamed" in report.outcomes[1].reason
     assert registry.resolve("t00").version == 2
 

@@ -12,14 +12,10 @@ import numpy as np
 import pytest
 
 import share_registry as sr
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.registry.analysis.analyze import analyze
 from share_registry.values.analyses import (
     Analysis,
-    Retention,
-    RetentionCell,
-    RetentionCommit,
-    RetentionRow,
 )
 from share_registry.values.commits import Commit, Log
 from share_registry.values.sheet import as_text
@@ -27,54 +23,6 @@ from tests.look import samples
 from tests.registry.families import independent, one_start
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def forgetting(tasks: int) -> Retention:
-    """A matrix in which every task loses 2 % a commit, as a bound after the third."""
-    commits = tuple(
-        RetentionCommit(
-            number=CommitNumber(2 + number),
-            id=Digest("0" * 64),
-            kind="refit",
-            time=datetime.now(UTC),
-        )
-        for number in range(tasks)
-    )
-    rows = tuple(
-        RetentionRow(
-            task=TaskName(f"task-{task}"),
-            cells=tuple(_cell(column - task) for column in range(tasks)),
-            first=0.1,
-            last=0.3,
-            worst=0.3,
-            transfer=0.2,
-            metric_transfer=None,
-        )
-        for task in range(tasks)
-    )
-    return Retention(
-        space=SpaceName("tiny"),
-        metric=None,
-        commits=commits,
-        rows=rows,
-        mean=0.2,
-        worst=0.3,
-        transfer=0.2,
-        metric_transfer=None,
-    )
-
-
-def _cell(age: int) -> RetentionCell | None:
-    if age < 0:
-        return None
-    return RetentionCell(
-        ref="tiny/t@v1",
-        version=Version(1 + age),
-        error=0.1 + 0.02 * age,
-        bound=age > 2,
-        made=True,
-        metric=None,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +33,14 @@ def analysis() -> Analysis:
 @pytest.mark.parametrize("tasks", [1, 6, 40])
 def test_a_forgetting_matrix_is_drawn_whatever_its_size(tmp_path: Path, tasks: int) -> None:
     path = tmp_path / "matrix.png"
-    figure = forgetting(tasks).plot(path)
+    figure = samples.retention(tasks).plot(path)
     assert path.read_bytes().startswith(PNG)
     assert figure.axes[0].get_xlabel().startswith("commit that changed a task")
 
 
 @pytest.mark.parametrize("width", [None, 60, 80])
 def test_as_text_a_long_matrix_keeps_the_first_commit_and_the_newest(width: int | None) -> None:
-    header, row = as_text(forgetting(20).sheet(), width=width).splitlines()[4:6]
+    header, row = as_text(samples.retention(20).sheet(), width=width).splitlines()[4:6]
     assert len(row) <= (width or 200)
     first, gap, *newest = header.removesuffix("last - first").split()[1:]
     assert (first, gap) == ("c2", "…")
@@ -101,14 +49,14 @@ def test_as_text_a_long_matrix_keeps_the_first_commit_and_the_newest(width: int 
 
 
 def test_where_there_is_nothing_to_draw_that_is_said_and_no_file_is_written(tmp_path: Path) -> None:
-    for empty in (forgetting(0), Log(commits=())):
+    for empty in (samples.retention(0), Log(commits=())):
         with pytest.raises(sr.NotFoundError, match="nothing to draw"):
             empty.plot(tmp_path / "empty.png")
     assert [*tmp_path.iterdir()] == []
 
 
 def test_errors_under_a_budget_are_said_to_be_alike_and_never_look_like_it() -> None:
-    matrix = forgetting(2)
+    matrix = samples.retention(2)
     errors = iter((0.0247, 0.02499, 0.0248))
     rows = tuple(
         replace(row, cells=tuple(cell and replace(cell, error=next(errors)) for cell in row.cells))
@@ -117,13 +65,13 @@ def test_errors_under_a_budget_are_said_to_be_alike_and_never_look_like_it() -> 
     plot, colours = replace(matrix, rows=rows).plot().axes
     assert {text.get_text() for text in plot.texts} == {"2.47", "2.49", "2.48"}
     assert colours.get_ylabel().endswith("all alike: 2.47 to 2.49")
-    assert "alike" not in forgetting(6).plot().axes[1].get_ylabel()
+    assert "alike" not in samples.retention(6).plot().axes[1].get_ylabel()
 
 
 def test_bounds_are_marked_as_such() -> None:
-    assert forgetting(6).plot().axes[0].get_xlabel().endswith("(corner: upper bound)")
-    assert len(forgetting(6).plot().axes[0].patches) == 6
-    assert not forgetting(2).plot().axes[0].patches
+    assert samples.retention(6).plot().axes[0].get_xlabel().endswith("(corner: upper bound)")
+    assert len(samples.retention(6).plot().axes[0].patches) == 6
+    assert not samples.retention(2).plot().axes[0].patches
 
 
 def test_a_budget_plot_has_its_lines_and_the_bound(analysis: Analysis, tmp_path: Path) -> None:
@@ -171,7 +119,7 @@ def test_both_plots_of_an_analysis_fit_one_figure(analysis: Analysis, tmp_path: 
 
 
 def test_a_metric_that_was_asked_for_is_what_is_drawn() -> None:
-    matrix = forgetting(3)
+    matrix = samples.retention(3)
     rows = tuple(
         replace(
             row, cells=tuple(cell and replace(cell, metric=0.9, bound=True) for cell in row.cells)
@@ -264,7 +212,7 @@ def test_without_matplotlib_a_plot_is_refused_by_name(
         getattr(analysis, draw)()
     assert "share-registry[plot]" in refused.value.hint
     with pytest.raises(sr.RefusedError):
-        forgetting(2).plot()
+        samples.retention(2).plot()
 
 
 def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
@@ -278,7 +226,7 @@ def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
 
 @pytest.mark.parametrize("ending", ["pdf", "png", "svg"])
 def test_the_same_plot_gives_the_same_file(tmp_path: Path, ending: str) -> None:
-    matrix = forgetting(2)
+    matrix = samples.retention(2)
     first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending.upper()}"
     for path in (first, second):
         matrix.plot(path)
@@ -287,19 +235,19 @@ def test_the_same_plot_gives_the_same_file(tmp_path: Path, ending: str) -> None:
 
 
 def test_without_an_ending_a_plot_is_a_png(tmp_path: Path) -> None:
-    forgetting(2).plot(tmp_path / "matrix")
+    samples.retention(2).plot(tmp_path / "matrix")
     assert (tmp_path / "matrix.png").read_bytes().startswith(PNG)
 
 
 def test_a_plot_that_cannot_be_written_whole_leaves_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "matrix.png"
-    forgetting(2).plot(path)
+    samples.retention(2).plot(path)
     before = path.read_bytes()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
     try:
         with pytest.raises(sr.StoreError):
-            forgetting(6).plot(path)
+            samples.retention(6).plot(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert path.read_bytes() == before
@@ -308,8 +256,8 @@ def test_a_plot_that_cannot_be_written_whole_leaves_the_one_before(tmp_path: Pat
 
 def test_plots_leave_pyplot_alone() -> None:
     code = (
-        "from tests.registry.test_insight_plots import forgetting; import sys; "
-        "forgetting(3).plot(); assert 'matplotlib.pyplot' not in sys.modules"
+        "from tests.look import samples; import sys; "
+        "samples.retention(3).plot(); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

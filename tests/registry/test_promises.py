@@ -13,7 +13,7 @@ import share_registry as sr
 from tests.catalog.rows import dump
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.conftest import DEMO, Open
-from tests.registry.plain import files
+from tests.registry.plain import exports, files
 
 _EXPORT = """
 import sys, torch
@@ -23,12 +23,6 @@ with sr.Registry.open(sys.argv[1], mode="r") as registry:
     for ref in sys.argv[4:]:
         registry.export(ref, sys.argv[2])
 """
-
-
-def exports(registry: sr.Registry, refs: list[str], root: Path) -> dict[str, bytes]:
-    for ref in refs:
-        registry.export(ref, root)
-    return files(root)
 
 
 def test_a_version_exports_the_same_bytes_for_ever(registry: sr.Registry, tmp_path: Path) -> None:

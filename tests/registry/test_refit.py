@@ -9,9 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.values.cost_reports import BasisReport
-from tests.registry.plain import files, pooled_error
+from tests.registry.plain import exports, files, pooled_error
 from tests.registry.planted import write_planted
-from tests.registry.test_promises import exports
 
 SPACE = "tiny"
 ROUNDING = 1e-6

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from tests.registry.plain import pooled_error
+from tests.registry.plain import exports, pooled_error
 from tests.registry.planted import write_planted
-from tests.registry.test_promises import exports
 
 SPACE = "tiny"
 

@@ -15,7 +15,8 @@ from share_registry.algebra.error import FactorPair, pooled_error
 from share_registry.exchange.importers.formats import read_place
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
-from tests.exchange.test_refusals import CONFIGS, FILES, set_config, set_tensors
+from tests.exchange.edits import set_config, set_tensors
+from tests.exchange.refusals import CONFIGS, FILES
 from tests.registry.plain import files
 
 Original = Callable[[str], Path]

@@ -1,6 +1,7 @@
 """A place for the many small directories that these tests make and throw away."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,3 +79,14 @@ def hub(served: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     }.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     return served
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    """A place to mount things on, unmounted afterwards."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    yield place
+    mounts = Path("/proc/self/mounts")  # os.path.ismount does not see a bind mount
+    while mounts.exists() and str(place) in mounts.read_text():
+        subprocess.run(["umount", str(place)], check=True)

@@ -42,8 +42,13 @@ def commit_to(root: Path, task: str, seed: int) -> None:
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
+    overwrite(path, bytes(content))
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Put other bytes into a file that nobody may write."""
     os.chmod(path, 0o644)
-    path.write_bytes(bytes(content))
+    path.write_bytes(content)
 
 
 def object_path(root: Path, digest: str) -> Path:

@@ -20,8 +20,9 @@ Catalog = Mapping[str, Sequence[tuple[object, ...]]]
 
 
 def opened(
-    root: Path,
+    place: str | Path,
     *,
+    store: Path | None = None,
     mode: str = "c",
     hook: Callable[[str], None] | None = None,
     system: System | None = None,
@@ -33,8 +34,8 @@ def opened(
     torch.set_num_threads(1)  # a fork child has no threads to wait for
     return sr.Registry(
         open_context(
-            root,
-            store=None,
+            place,
+            store=store,
             space=None,
             mode=mode,
             outside=Outside(hook, system=system or NoFlush()),

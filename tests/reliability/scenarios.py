@@ -1,5 +1,7 @@
 """Runs of writers over a recorded disk, and the check of every state a power cut may leave."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,6 +55,20 @@ ALL_KILLS: Final = (
     *((point, 1) for point in FORMAT_POINTS),
     *((point, nth) for point in POINTS for nth in (1, 2, 3)),
 )
+
+
+class NoLinks(System):
+    """A file system without hard links."""
+
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), target)
 
 
 class NoFlush(System):
@@ -133,6 +149,10 @@ def after_a_death(
 
 
 ATTEMPTED: Final = ("one", "two", "three", "two of the second")
+
+
+# Crash states of a scenario that every run tries
+CI_STATES: Final = 12
 
 
 def survives(

@@ -21,13 +21,10 @@ from share_registry.errors import CatalogError, RefusedError, ShareRegistryError
 from share_registry.values.checks import VerifyReport
 from tests.cli.tiny import SPACE
 from tests.reliability.faults import VERBS
+from tests.reliability.media import mounted
 from tests.reliability.registries import adapters, commit, keys, opened, require_sound, rows
 from tests.reliability.scenarios import NoFlush
-from tests.reliability.test_media import (
-    mount as mount,  # noqa: PLC0414
-    mounted,
-)
-from tests.store.test_local import tree
+from tests.store.trees import tree
 
 Damage = Callable[[Path, Path], None]
 

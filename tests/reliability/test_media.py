@@ -2,10 +2,7 @@
 
 import ctypes
 import os
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,30 +10,12 @@ import pytest
 from share_registry.errors import RefusedError, StoreError
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
+from tests.reliability.media import mounted
 from tests.reliability.processes import fork, wait_for
 from tests.reliability.scenarios import IDENTITY, SHARED
 from tests.reliability.writer import Writer, keys_of
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Path]:
-    """A place to mount things on, unmounted afterwards."""
-    place = tmp_path / "mounted"
-    place.mkdir()
-    yield place
-    mounts = Path("/proc/self/mounts")  # os.path.ismount does not see a bind mount
-    while mounts.exists() and str(place) in mounts.read_text():
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def mounted(*arguments: str) -> None:
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting needs root and the mount command")
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
 
 
 @pytest.mark.parametrize("size_kib", [64, 100, 160, 256])

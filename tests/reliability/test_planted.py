@@ -18,8 +18,7 @@ from share_registry.store.local import LocalStore
 from share_registry.store.protocol import Store
 from tests.reliability.faults import SHORT, once, survives_a_race, survives_faults
 from tests.reliability.journal import Journal
-from tests.reliability.scenarios import MKDIRS, World, after_a_death, alone, survives
-from tests.reliability.test_power_loss import CI_STATES
+from tests.reliability.scenarios import CI_STATES, MKDIRS, World, after_a_death, alone, survives
 from tests.reliability.writer import SPACE, LostError, Writer
 
 

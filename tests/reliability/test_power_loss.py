@@ -1,6 +1,5 @@
 """Whatever a power cut legally leaves, the log is whole and has every acknowledged commit (P3)."""
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,8 +12,10 @@ from share_registry.format.canonical import sha256
 from tests.reliability.journal import Journal, Recorder
 from tests.reliability.scenarios import (
     ALL_KILLS,
+    CI_STATES,
     IDENTITY,
     SHARED,
+    NoLinks,
     World,
     after_a_death,
     alone,
@@ -22,23 +23,12 @@ from tests.reliability.scenarios import (
     survives,
 )
 
-CI_STATES: Final = 12
 SOAK_STATES: Final = 4096
 Scenario = Callable[[World, Path], Iterator[tuple[Journal, int]]]
 
 
-class RecorderWithoutLinks(Recorder):
+class RecorderWithoutLinks(NoLinks, Recorder):
     """A disk without hard links."""
-
-    def link(
-        self,
-        source: str,
-        target: str,
-        *,
-        source_folder: int | None = None,
-        target_folder: int | None = None,
-    ) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM), target)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from share_registry.catalog.overlay import lay_over
 from share_registry.catalog.tables import SCHEMA_TABLE, TABLES
 from share_registry.store.local import LocalStore
 from tests.cli.tiny import SPACE, write_adapter
-from tests.reliability.registries import Catalog, rows
-from tests.reliability.test_stopped_writers import opened
+from tests.reliability.registries import Catalog, opened, rows
 
 LONG: Final = 30
 """Records before those that the catalog lacks."""
@@ -68,9 +67,9 @@ def lagging(
 ) -> tuple[str, Path, Catalog, int]:
     """A catalog that lacks records, its store, what it should say, and how many it lacks."""
     store = tmp_path / "store"
-    with opened(catalog_url, store, "c") as registry:
+    with opened(catalog_url, store=store, mode="c") as registry:
         begin(registry, tmp_path)
-    with opened(new_catalog_url("sqlite"), store, "c") as registry:
+    with opened(new_catalog_url("sqlite"), store=store, mode="c") as registry:
         before = registry.log(limit=1)[0].number
         request.param(registry, tmp_path)
         lacking = registry.log(limit=1)[0].number - before
@@ -109,7 +108,7 @@ def contents(url: str) -> dict[str, list[tuple[object, ...]]]:
 def answers_like(
     url: str, store: Path, expected: Catalog, lacking: int, patch: pytest.MonkeyPatch
 ) -> None:
-    with counting_records(patch) as seen, opened(url, store, "r") as reader:
+    with counting_records(patch) as seen, opened(url, store=store, mode="r") as reader:
         assert rows(reader) == expected
         assert len(seen) <= ONCE + EACH * lacking
         assert min(seen) >= LONG
@@ -129,7 +128,7 @@ def test_a_reader_reads_only_the_records_that_its_catalog_lacks(
     before = contents(url)
     answers_like(url, store, expected, lacking, monkeypatch)
     assert contents(url) == before
-    with opened(url, store, "w") as writer:
+    with opened(url, store=store, mode="w") as writer:
         assert rows(writer) == expected
 
 
@@ -138,14 +137,14 @@ def test_a_reader_sees_what_is_committed_while_its_catalog_stays_behind(
 ) -> None:
     url, store, expected, _ = lagging
     with (
-        opened(url, store, "r") as reader,
-        opened(new_catalog_url("sqlite"), store, "c") as writer,
+        opened(url, store=store, mode="r") as reader,
+        opened(new_catalog_url("sqlite"), store=store, mode="c") as writer,
     ):
         assert rows(reader) == expected
         for number in range(3):
             writer.set_alias("cola@v1", f"later-{number}")
             assert rows(reader) == rows(writer)
-        with opened(url, store, "w") as late:
+        with opened(url, store=store, mode="w") as late:
             assert rows(late) == rows(reader)
         # the catalog answers again
         assert reader.context.catalog is reader.context.kept
@@ -155,11 +154,11 @@ def test_what_a_server_has_prepared_is_answered_with_the_records_that_it_lacks(
     tmp_path: Path, postgresql_url: str, new_catalog_url: Callable[[str], str]
 ) -> None:
     store = tmp_path / "store"
-    with opened(postgresql_url, store, "c") as registry:
+    with opened(postgresql_url, store=store, mode="c") as registry:
         registry.commit(write_adapter(tmp_path / "cola", seed=1), budget=0.05)
     with (
-        opened(postgresql_url, store, "r") as reader,
-        opened(new_catalog_url("sqlite"), store, "c") as writer,
+        opened(postgresql_url, store=store, mode="r") as reader,
+        opened(new_catalog_url("sqlite"), store=store, mode="c") as writer,
     ):
         for _ in range(OFTEN):
             assert len(reader.log()) == 2
@@ -167,7 +166,7 @@ def test_what_a_server_has_prepared_is_answered_with_the_records_that_it_lacks(
             continue_with_one_more(writer, length)
             assert rows(reader) == rows(writer)
             assert len(reader.log()) == length
-        with opened(postgresql_url, store, "w") as late:
+        with opened(postgresql_url, store=store, mode="w") as late:
             assert len(late.log()) == length
         for _ in range(OFTEN):
             assert len(reader.log()) == length
@@ -185,9 +184,9 @@ def test_a_question_lays_records_over_a_servers_tables_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = tmp_path / "store"
-    with opened(postgresql_url, store, "c") as registry:
+    with opened(postgresql_url, store=store, mode="c") as registry:
         registry.commit(write_adapter(tmp_path / "cola", seed=1), budget=0.05)
-    with opened(new_catalog_url("sqlite"), store, "c") as registry:
+    with opened(new_catalog_url("sqlite"), store=store, mode="c") as registry:
         continue_with_one(registry, tmp_path)
     laid: list[Connection] = []
 
@@ -196,7 +195,7 @@ def test_a_question_lays_records_over_a_servers_tables_once(
         lay_over(connection)
 
     monkeypatch.setattr(catalog, "lay_over", count_and_lay_over)
-    with opened(postgresql_url, store, "r") as reader:
+    with opened(postgresql_url, store=store, mode="r") as reader:
         for questions in range(1, 4):
             assert len(reader.log(SPACE)) == 3
             assert len(laid) == questions
@@ -231,10 +230,10 @@ def test_a_role_without_the_right_to_write_reads_what_the_catalog_lacks(
     grants_temporary: bool,
 ) -> None:
     store = tmp_path / "store"
-    with opened(postgresql_url, store, "c") as registry:
+    with opened(postgresql_url, store=store, mode="c") as registry:
         begin(registry, tmp_path)
     url = reading_role()
-    with opened(new_catalog_url("sqlite"), store, "c") as registry:
+    with opened(new_catalog_url("sqlite"), store=store, mode="c") as registry:
         continue_with_one(registry, tmp_path)
         expected = rows(registry)
     if grants_temporary:
@@ -246,6 +245,6 @@ def test_a_role_without_the_right_to_write_reads_what_the_catalog_lacks(
     with engine.connect() as connection:
         connection.execute(text(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC"))
     engine.dispose()
-    with opened(url, store, "r") as reader:
+    with opened(url, store=store, mode="r") as reader:
         assert rows(reader) == expected
         assert reader.context.catalog.is_in_memory

@@ -1,6 +1,5 @@
 """repair brings back from a copy what is damaged or missing, and touches nothing else."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import share_registry as sr
 from share_registry.registry.maintenance import repair as maintenance
 from share_registry.values.repairs import RepairReport
 from tests.cli.tiny import SPACE
+from tests.reliability.copying import overwrite
 from tests.reliability.registries import adapters
 
 LOG = f"spaces/{SPACE}/log"
@@ -41,11 +41,6 @@ def _files(root: Path) -> dict[str, bytes]:
     }
 
 
-def _write(path: Path, content: bytes) -> None:
-    os.chmod(path, 0o644)
-    path.write_bytes(content)
-
-
 def _record(root: Path, number: int) -> Path:
     return root / LOG / f"{number:020d}.json"
 
@@ -58,7 +53,7 @@ def _repair(root: Path, copy: Path, *, dry_run: bool = False) -> RepairReport:
 def _flip(root: Path, name: str) -> None:
     content = bytearray((root / name).read_bytes())
     content[len(content) // 2] ^= 1
-    _write(root / name, bytes(content))
+    overwrite(root / name, bytes(content))
 
 
 def _remove(root: Path, name: str) -> None:
@@ -137,7 +132,7 @@ def test_objects_come_from_any_registry(places: tuple[Path, Path], tmp_path: Pat
 
 def test_a_damaged_record_is_kept_in_quarantine(places: tuple[Path, Path]) -> None:
     root, copy = places
-    _write(_record(root, 3), b"rotten")
+    overwrite(_record(root, 3), b"rotten")
     assert _repair(root, copy).ok
     assert [path.read_bytes() for path in root.glob("quarantine/*/spaces/*/log/*")] == [b"rotten"]
 
@@ -168,7 +163,7 @@ def test_of_logs_that_diverged_long_ago_nothing_behind_that_is_touched(
                 registry.set_alias(f"{task}@v1", alias)
     for catalog in root.glob("catalog.sqlite*"):
         catalog.unlink()
-    _write(_record(root, 8), b"rotten")
+    overwrite(_record(root, 8), b"rotten")
     before = _files(root)
     report = _repair(root, copy)
     assert "diverged" in {file.name: file.refused for file in report.files}[f"{SPACE}/@c8"]
@@ -179,13 +174,13 @@ def test_a_record_that_changed_since_it_was_looked_at_is_left(
     places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, copy = places
-    _write(_record(root, 3), b"rotten")
+    overwrite(_record(root, 3), b"rotten")
     sound = _record(copy, 3).read_bytes()
     real = maintenance._publish
 
     def late(*arguments: Any) -> None:
         # somebody else was faster
-        _write(_record(root, 3), sound)
+        overwrite(_record(root, 3), sound)
         real(*arguments)
 
     monkeypatch.setattr(maintenance, "_publish", late)
@@ -220,7 +215,7 @@ def test_a_last_record_that_rotted_is_brought_back_where_the_catalog_knows_it(
     """It is well-formed and follows: only its digest tells."""
     root, copy = places
     right = _record(root, 7).read_bytes()
-    _write(_record(root, 7), right.replace(b'"prod"', b'"prxd"'))
+    overwrite(_record(root, 7), right.replace(b'"prod"', b'"prxd"'))
     assert _repair(root, copy).ok
     assert _record(root, 7).read_bytes() == right
 

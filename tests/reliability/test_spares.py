@@ -1,6 +1,5 @@
 """Layouts and configs that versions share are in the store twice."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,18 +14,14 @@ from share_registry.store.local import LocalStore
 from share_registry.store.protocol import object_name
 from tests.registry.planted import write_planted
 from tests.registry.purging import exports_of, holding
+from tests.reliability.copying import overwrite
 
 SPARE = "catalog.sqlite.spare-"
 LOST = (
     lambda path: path.unlink(),
-    lambda path: _write(path, path.read_bytes()[:-1]),
-    lambda path: _write(path, b"?" + path.read_bytes()[1:]),
+    lambda path: overwrite(path, path.read_bytes()[:-1]),
+    lambda path: overwrite(path, b"?" + path.read_bytes()[1:]),
 )
-
-
-def _write(path: Path, content: bytes) -> None:
-    os.chmod(path, 0o644)
-    path.write_bytes(content)
 
 
 @pytest.fixture
@@ -91,7 +86,7 @@ def test_repair_needs_no_copy_of_the_store_for_them(
 def test_what_is_lost_with_its_second_copy_is_named(root: Path) -> None:
     digest = _shared(root)["layout"]
     (root / object_name(digest)).unlink()
-    _write(root / f"{SPARE}{digest}", b"{}")
+    overwrite(root / f"{SPARE}{digest}", b"{}")
     with sr.Registry.open(root) as registry:
         report = registry.repair()
         left = {file.name for file in report.files if file.refused}
@@ -102,7 +97,7 @@ def test_what_is_lost_with_its_second_copy_is_named(root: Path) -> None:
 
 def test_a_spoilt_second_copy_is_reported_and_written_anew(root: Path, tmp_path: Path) -> None:
     digest = _shared(root)["layout"]
-    _write(root / f"{SPARE}{digest}", b"{}")
+    overwrite(root / f"{SPARE}{digest}", b"{}")
     with sr.Registry.open(root) as registry:
         assert [finding.what for finding in registry.verify(raise_on_damage=False).findings] == [
             f"{SPARE}{digest}"

@@ -14,33 +14,23 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import torch
 from typing_extensions import override
 
 import share_registry as sr
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
-from share_registry.registry.opening import open_context
 from share_registry.registry.replay import replay_in_memory
 from share_registry.store.local import LocalStore
-from tests.catalog.test_sharing import is_locked
+from tests.catalog.filled import is_locked
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for
-from tests.reliability.scenarios import NoFlush
+from tests.reliability.registries import opened
 
 PROMPT_S: Final = 5.0
 """Far above the half second that a reader waits, and far below the 30 s of a writer."""
 STOPS: Final = {"commit.publish": False, "record.linked": True, "commit.catalog": True}
 """Points inside the transaction of a commit, and whether its record is in the store by then."""
-
-
-def opened(
-    url: str, store: Path, mode: str, hook: Callable[[str], None] | None = None
-) -> sr.Registry:
-    torch.set_num_threads(1)  # a fork child has no threads to wait for
-    outside = Outside(hook, system=NoFlush())
-    return sr.Registry(open_context(url, store=store, space=None, mode=mode, outside=outside)[0])
 
 
 @contextmanager
@@ -103,7 +93,7 @@ def test_readers_answer_beside_a_stopped_writer(
 ) -> None:
     store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
     before = ["one"]
-    with opened(catalog_url, store, "c") as registry:
+    with opened(catalog_url, store=store, mode="c") as registry:
         registry.commit(adapter, budget=0, idempotency_key="one")
 
     def commit(stop: Callable[[], None]) -> None:
@@ -111,20 +101,20 @@ def test_readers_answer_beside_a_stopped_writer(
             if passed == point:
                 stop()
 
-        with opened(catalog_url, store, "w", hook) as registry:
+        with opened(catalog_url, store=store, mode="w", hook=hook) as registry:
             registry.commit(adapter, budget=0, idempotency_key="two", allow_duplicate=True)
 
     now = ["two", "one"] if STOPS[point] else before
     with (
-        opened(catalog_url, store, "r") as old_reader,
-        opened(catalog_url, store, "c") as old_writer,
+        opened(catalog_url, store=store, mode="r") as old_reader,
+        opened(catalog_url, store=store, mode="c") as old_writer,
     ):
         assert answers(old_reader) == answers(old_writer) == before
         with stopped(commit):
             assert answers(old_reader) == answers(old_writer) == now
             for mode in ("r", "w", "c"):
                 begin = time.monotonic()
-                with opened(catalog_url, store, mode) as reader:
+                with opened(catalog_url, store=store, mode=mode) as reader:
                     assert time.monotonic() - begin < PROMPT_S
                     assert answers(reader) == now
                     assert answers(reader) == now
@@ -147,17 +137,17 @@ def test_readers_answer_while_nobody_can_read_the_catalog(tmp_path: Path) -> Non
         stop()
         connection.close()
 
-    with opened(url, store, "c") as registry:
+    with opened(url, store=store, mode="c") as registry:
         registry.commit(adapter, budget=0, idempotency_key="one")
         with stopped(hold):
             assert answers(registry) == ["one"]
             for mode in ("r", "w", "c"):
                 begin = time.monotonic()
-                with opened(url, store, mode) as reader:
+                with opened(url, store=store, mode=mode) as reader:
                     assert time.monotonic() - begin < PROMPT_S
                     assert answers(reader) == ["one"]
     with stopped(hold):
-        late = opened(url, store, "c")
+        late = opened(url, store=store, mode="c")
         assert answers(late) == ["one"]
     with late:
         late.commit(adapter, budget=0, idempotency_key="two", allow_duplicate=True)
@@ -170,17 +160,17 @@ def test_readers_answer_where_a_writer_was_killed_in_its_commit(tmp_path: Path) 
     store, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
     url = f"sqlite:///{tmp_path}/catalog.sqlite"
 
-    with opened(url, store, "c") as registry:
+    with opened(url, store=store, mode="c") as registry:
         registry.commit(adapter, budget=0, idempotency_key="one")
-    with opened(url, store, "r") as old_reader:
+    with opened(url, store=store, mode="r") as old_reader:
         assert answers(old_reader) == ["one"]
         kill_in_commit(tmp_path / "catalog.sqlite")
         before = (tmp_path / "catalog.sqlite").read_bytes()
         assert answers(old_reader) == ["one"]
-        with opened(url, store, "r") as reader:
+        with opened(url, store=store, mode="r") as reader:
             assert answers(reader) == ["one"]
         assert (tmp_path / "catalog.sqlite").read_bytes() == before
-        with opened(url, store, "w") as writer:
+        with opened(url, store=store, mode="w") as writer:
             assert answers(writer) == ["one"]
         assert answers(old_reader) == ["one"]
         assert old_reader.context.catalog is old_reader.context.kept
@@ -193,7 +183,7 @@ def test_readers_answer_where_a_writer_ends_between_their_look_and_their_questio
     """They have compared the catalog with the store, and cannot read it a moment later."""
     place, adapter = tmp_path / "store", write_adapter(tmp_path / "cola", seed=1)
     catalog = tmp_path / "catalog.sqlite"
-    with opened(f"sqlite:///{catalog}", place, "c") as registry:
+    with opened(f"sqlite:///{catalog}", store=place, mode="c") as registry:
         registry.commit(adapter, budget=0, idempotency_key="one")
     store = Interrupted(place, Outside(), read_only=True)
     with (
@@ -229,7 +219,7 @@ def test_what_removes_objects_locks_the_catalog_that_is_kept(tmp_path: Path) -> 
         if point == "gc.recheck":
             passed.append(is_locked(url))
 
-    with opened(url, store, "c", hook) as registry:
+    with opened(url, store=store, mode="c", hook=hook) as registry:
         registry.commit(adapter, budget=0)
         content = b"nobody's"
         registry.context.store.put(content, sha256(content))

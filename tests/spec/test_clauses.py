@@ -5,7 +5,7 @@ import re
 
 from spec import references
 from spec.transitions import CLAUSES
-from tests.house.test_clauses import ID, RANGE, _defined, _span
+from tests.house.clauses import ID, RANGE, defined_ids, span
 from tests.house.tree import ROOT
 
 SPEC = ROOT / "spec"
@@ -39,7 +39,7 @@ def test_every_clause_has_one_who_checks_it() -> None:
         for _, clauses in _rows("13-who-checks.md", "| who | clauses |")
         for clause in _unrolled(clauses)
     ]
-    assert sorted(listed) == sorted(_defined())
+    assert sorted(listed) == sorted(defined_ids())
 
 
 def test_every_clause_that_a_reader_refuses_has_a_bad_vector() -> None:
@@ -59,7 +59,7 @@ def test_a_vector_that_the_text_tells_of_is_there() -> None:
 def test_every_limit_has_a_bad_vector_of_the_clause_that_says_it() -> None:
     """For spec LIM-01 to LIM-25."""
     rows = {row[0]: row for row in _rows("11-limits.md", LIMITS)}
-    assert sorted(rows) == sorted(clause for clause in _defined() if clause.startswith("LIM"))
+    assert sorted(rows) == sorted(clause for clause in defined_ids() if clause.startswith("LIM"))
     for clause, _, _, see, vectors in rows.values():
         clauses = {vector[:6] for vector in _quoted(vectors)}
         assert clauses, clause
@@ -88,7 +88,7 @@ def _bad_vectors() -> set[str]:
 
 
 def _unrolled(clauses: str) -> list[str]:
-    spans = [clause for first, last in RANGE.findall(clauses) for clause in _span(first, last)]
+    spans = [clause for first, last in RANGE.findall(clauses) for clause in span(first, last)]
     return spans + re.findall(ID, RANGE.sub("", clauses))
 
 

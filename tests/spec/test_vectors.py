@@ -15,7 +15,7 @@ import share_registry as sr
 from share_registry.format.canonical import dump
 from spec.make_vectors import vectors
 from spec.tiny import Tiny, linear, pair
-from tests.house.test_clauses import _defined
+from tests.house.clauses import defined_ids
 from tests.spec import readers
 from tests.spec.readers import VECTORS, kind_of, reference
 
@@ -52,7 +52,7 @@ def test_the_vectors_are_those_that_their_generator_makes() -> None:
 
 
 def test_every_bad_vector_is_named_by_a_clause() -> None:
-    assert sorted({path.name[:6] for path in [*BAD_FILES, *BAD_STORES]} - _defined()) == []
+    assert sorted({path.name[:6] for path in [*BAD_FILES, *BAD_STORES]} - defined_ids()) == []
 
 
 @pytest.mark.parametrize(("loose", "canonical"), CANONICAL)

@@ -29,37 +29,12 @@ from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishStateUnknownError
 from share_registry.testing.stores import FIRST, SPACE, NewStore, StoreConformance, put_bytes
-
-Tree = dict[str, tuple[int, bytes | None]]
-
-
-def tree(root: Path) -> Tree:
-    """Everything below a directory: mode and content."""
-    return {
-        str(path.relative_to(root)): (
-            path.lstat().st_mode,
-            path.read_bytes() if path.is_file() and not path.is_symlink() else None,
-        )
-        for path in root.rglob("*")
-    }
+from tests.reliability.scenarios import NoLinks
+from tests.store.trees import tree
 
 
 def new_identity() -> str:
     return str(uuid.uuid4())
-
-
-class NoLinks(System):
-    """A file system without hard links."""
-
-    def link(
-        self,
-        source: str,
-        target: str,
-        *,
-        source_folder: int | None = None,
-        target_folder: int | None = None,
-    ) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM), target)
 
 
 class NoExclusiveNames(NoLinks):

@@ -14,7 +14,7 @@ import share_registry as sr
 from share_registry.http.server import ServeRequest
 from share_registry.outside.files import Outside
 from share_registry.ui.site import site_of
-from tests.cli.test_evil_texts import EVIL, LINES, MARKUP
+from tests.cli.evil import EVIL, LINES, MARKUP
 from tests.cli.tiny import write_adapter
 
 ADDRESS: Final = "http://127.0.0.1:8080"

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from share_registry.cli.main import main
 from share_registry.outside.files import Outside
-from tests.cli.test_evil_texts import has_driver
+from tests.cli.evil import has_driver
 from tests.cli.tiny import SPACE
 from tests.serving.http_clients import WAIT_S, Recorder, download, resolve
 from tests.ui.looking import damage_last_record, looking_at

@@ -14,7 +14,7 @@ from share_registry.ui.safe_headers import POLICY
 from share_registry.ui.views import computed
 from share_registry.ui.views.page_table import PAGES
 from tests.catalog.statements import counting_statements
-from tests.cli.test_evil_texts import has_driver
+from tests.cli.evil import has_driver
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.plain import files
 from tests.ui.looking import (
