@@ -8,15 +8,21 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.tables import CommitRow
-from tests.catalog.logs import Log, story
+from tests.catalog.logs import Log, Logged, story
 
 
 def fill_catalog(url: str) -> Log:
     """Fill an empty database with the story."""
     log = story()
-    with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
-        log.apply(session)
+    with Catalog.open(url, store_id="store") as catalog:
+        apply(catalog, log)
     return log
+
+
+def apply(catalog: Catalog, entry: Log | Logged) -> None:
+    """Apply a log, or one entry of it, in a transaction."""
+    with catalog.begin(write=True) as session:
+        entry.apply(session)
 
 
 def count(session: Session) -> int:

@@ -24,6 +24,7 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import ConflictError, IntegrityError
 from share_registry.format.notes import Note
+from tests.catalog.filled import apply
 from tests.catalog.logs import GENESIS, Log, Logged, begun, digest_of, layout_of, story, whole_story
 from tests.catalog.rows import dump
 
@@ -168,7 +169,7 @@ def test_an_alias_is_removed_once() -> None:
             rows = session.execute(select(AliasRow.version, AliasRow.since, AliasRow.until))
             assert [tuple(row) for row in rows] == [(1, 3, 4)]
         with pytest.raises(IntegrityError, match="does not have"):
-            _apply(catalog, log.alias("cola", "prod", None))
+            apply(catalog, log.alias("cola", "prod", None))
 
 
 def test_objects_are_listed_once_for_each_role() -> None:
@@ -356,14 +357,14 @@ def test_a_record_that_does_not_follow_is_refused_and_changes_nothing(case: str)
     make, message = WRONG[case]
     log = begun()
     with Catalog.in_memory() as catalog:
-        _fill(catalog, log)
+        apply(catalog, log)
         wrong = make(log)
         for entry in log.entries[2:]:
             if entry.record.number < wrong.record.number and case == "an old name":
-                _apply(catalog, entry)
+                apply(catalog, entry)
         before = _dump(catalog)
         with pytest.raises(IntegrityError, match=message):
-            _apply(catalog, wrong)
+            apply(catalog, wrong)
         assert _dump(catalog) == before
 
 
@@ -371,18 +372,18 @@ def test_a_tag_given_twice_is_refused() -> None:
     log = begun()
     log.tag("release", 1)
     with Catalog.in_memory() as catalog:
-        _fill(catalog, log)
+        apply(catalog, log)
         with pytest.raises(IntegrityError, match="a second time"):
-            _apply(catalog, log.tag("release", 2))
+            apply(catalog, log.tag("release", 2))
 
 
 def test_a_name_that_was_another_tasks_is_refused_for_a_new_task() -> None:
     log = begun()
     log.rename("cola", "new")
     with Catalog.in_memory() as catalog:
-        _fill(catalog, log)
+        apply(catalog, log)
         with pytest.raises(IntegrityError, match="belongs to another task"):
-            _apply(catalog, log.rename("sst2", "cola"))
+            apply(catalog, log.rename("sst2", "cola"))
 
 
 def test_a_task_may_have_its_old_name_again() -> None:
@@ -391,7 +392,7 @@ def test_a_task_may_have_its_old_name_again() -> None:
     log.rename("new", "cola")
     log.absorb("cola", 2)
     with Catalog.in_memory() as catalog:
-        _fill(catalog, log)
+        apply(catalog, log)
         with catalog.begin() as session:
             assert (
                 lookups.current_name(session, "base", "new")
@@ -409,7 +410,7 @@ def test_two_spaces_may_share_keys_and_names() -> None:
             log = Log(space=space)
             log.create()
             log.absorb("cola", 1)
-            _fill(catalog, log)
+            apply(catalog, log)
         with catalog.begin() as session:
             assert lookups.space_names(session) == ["one", "two"]
 
@@ -420,7 +421,7 @@ def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> 
         with catalog.begin(write=True) as session:
             session.execute(SpaceRow.table.insert(), [_space_row()])
         with pytest.raises(ConflictError):
-            _apply(catalog, log.entries[0])
+            apply(catalog, log.entries[0])
 
 
 def _space_row() -> dict[str, object]:
@@ -435,16 +436,6 @@ def _space_row() -> dict[str, object]:
     }
     counts = {"live": 0, "added_bytes": 0, "raw_bytes": 0}
     return row | counts | {"refit": True, "phi": 0, "head": 1, "head_id": "x"}
-
-
-def _fill(catalog: Catalog, log: Log) -> None:
-    with catalog.begin(write=True) as session:
-        log.apply(session)
-
-
-def _apply(catalog: Catalog, entry: Logged) -> None:
-    with catalog.begin(write=True) as session:
-        entry.apply(session)
 
 
 def _dump(catalog: Catalog) -> dict[str, list[tuple[object, ...]]]:

@@ -7,6 +7,7 @@ import pytest
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups, version_lookups
 from share_registry.errors import IntegrityError
+from tests.catalog.filled import apply
 from tests.catalog.logs import Log
 
 
@@ -16,7 +17,7 @@ def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
     log.absorb("cola", 1, labels={"team": "search"}, metrics={"accuracy": "0.9"})
     log.refit({"cola": 2})
     with Catalog.in_memory() as catalog:
-        fill(catalog, log)
+        apply(catalog, log)
         with catalog.begin() as session:
             before, after = (
                 version_lookups.version_row(session, "base", "cola", version) for version in (1, 2)
@@ -47,7 +48,7 @@ def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:
     log.absorb("sst2", 1)
     log.refit(name="second")
     with Catalog.in_memory() as catalog:
-        fill(catalog, log)
+        apply(catalog, log)
         with catalog.begin() as session:
             assert lookups.current_basis(session, "base", at=2) is None
             numbers = [
@@ -103,9 +104,4 @@ def test_a_refit_or_merge_that_does_not_follow_is_refused(wrong: Callable[[Log],
     log.absorb("cola", 1)
     wrong(log)
     with Catalog.in_memory() as catalog, pytest.raises(IntegrityError):
-        fill(catalog, log)
-
-
-def fill(catalog: Catalog, log: Log) -> None:
-    with catalog.begin(write=True) as session:
-        log.apply(session)
+        apply(catalog, log)
