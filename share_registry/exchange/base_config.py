@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
+from share_registry.exchange.targets.llama_cpp_classes import CONVERTED
 from share_registry.format.canonical import parse_foreign, sha256
 from share_registry.kinds import FilePath
 from share_registry.names import Digest
@@ -36,9 +37,22 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "Phi3ForCausalLM": "phi3",
     "GraniteForCausalLM": "granite",
     "SmolLM3ForCausalLM": "smollm3",
+    "GPT2LMHeadModel": "gpt2",
+    "BertForMaskedLM": "bert",
+    "BertModel": "bert",
+    "RobertaModel": "bert",
+    "XLMRobertaModel": "bert",
 }
 # Those whose embeddings are tied where the file does not say
-_TIED: Final = frozenset({"gemma", "gemma2", "gemma3", "smollm3"})
+_TIED: Final = frozenset({"gemma", "gemma2", "gemma3", "gpt2", "smollm3"})
+# Those of which llama.cpp computes no output
+_HEADLESS: Final = frozenset({"bert"})
+# What GPT-2 calls its sizes
+_SIZES: Final = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +132,7 @@ def parse_base_config(content: bytes, *, place: str) -> BaseConfig:
     inner = config.get("text_config")
     if isinstance(inner, dict):
         config = config | {name: value for name, value in inner.items() if value is not None}
+    config = {_SIZES.get(name, name): value for name, value in config.items()}
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     ensure(
@@ -125,8 +140,10 @@ def parse_base_config(content: bytes, *, place: str) -> BaseConfig:
         RefusedError(
             f"{place}: architecture {name[:60]!r}: what llama.cpp calls its modules is not known "
             f"here, expected one of {', '.join(ARCHITECTURES)}.",
-            hint="Export it without a target, and convert it with llama.cpp's "
-            "convert_lora_to_gguf.py.",
+            hint="Export it without a target, and convert it with llama.cpp's"
+            " convert_lora_to_gguf.py."
+            if name in CONVERTED
+            else "Serve it with PEFT: llama.cpp's converters know no such class either.",
         ),
     )
     heads = _size(config, "num_attention_heads", place)
@@ -143,7 +160,8 @@ def parse_base_config(content: bytes, *, place: str) -> BaseConfig:
         experts=_optional(config, "num_local_experts", place)
         or _optional(config, "num_experts", place),
         vocabulary=_optional(config, "vocab_size", place),
-        is_tied=bool(config.get("tie_word_embeddings", architecture in _TIED)),
+        is_tied=architecture not in _HEADLESS
+        and bool(config.get("tie_word_embeddings", architecture in _TIED)),
         place=place,
     )
 

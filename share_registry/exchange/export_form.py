@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.gguf_names import way_to_gguf
 from share_registry.exchange.portable import portable
 from share_registry.exchange.targets.servers import (
     TARGETS,
@@ -121,9 +122,11 @@ def _way_out(adapter: Adapter, profile: str | None, target: str, base_model: str
         for name, outcome, _ in notes_by_target(adapter, base_model=base_model)
         if outcome is not ServerOutcome.SETTING
     }
-    able = [name for name in TARGETS if name not in unable]
+    able = [name for name in TARGETS if name not in unable and TARGETS[name].reads_directories]
     if able:
         return f"Served as it is by: {', '.join(able)}."
+    if target != "llama.cpp" and (way := way_to_gguf(adapter)):
+        return way
     return "Export it without a target: its notes say what each server makes of it."
 
 

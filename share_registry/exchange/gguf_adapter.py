@@ -8,8 +8,8 @@ llama.cpp scales each pair by alpha / rank, with one alpha for all, in float32. 
 most modules; of the others B is multiplied by what is missing, in float64, before its one rounding.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,12 +21,15 @@ from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_config import BaseConfig, is_hub_id
 from share_registry.exchange.export_files import CardFacts
+from share_registry.exchange.gguf_names import (
+    INVOCATION,
+    OTHER_CONFIG,
+    GgufPair,
+    factors_alone,
+    named_pairs,
+)
 from share_registry.exchange.importers.gguf_lora import TURNED
-from share_registry.exchange.normal_form import normal_form
-from share_registry.exchange.portable import portable
-from share_registry.exchange.targets.subject import COPY, EXPERT, TRAINING_ONLY
-from share_registry.exchange.tensors import check_no_overflow, pad_rows
-from share_registry.format.layout import Form
+from share_registry.exchange.tensors import check_no_overflow
 from share_registry.names import first_and_more
 from share_registry.outside.files import Outside
 
@@ -34,39 +37,10 @@ TARGET: Final = "llama.cpp"
 GGUF_FILE: Final = "adapter.gguf"
 GGUF_DTYPES: Final = (torch.float32, torch.float16)
 _MAX_BYTES: Final = 4 << 30
-_REFUSED_FIELDS: Final = ("use_dora", "lora_bias", "layer_replication", "trainable_token_indices")
-_INVOCATION: Final = "alora_invocation_tokens"
 _INVOCATION_KEY: Final = "adapter.alora.invocation_tokens"
-# Where models of several parts have the language model
-_LANGUAGE_MODEL: Final = ("model.language_model.", "language_model.model.")
-_TOKEN_EMBD, _OUTPUT = "token_embd", "output"
 # Rounding of alpha to float32 alone
 _SAME_SCALE: Final = 2.0**-23
 _WORTH_SAYING: Final = 1e-6
-_OTHER_CONFIG: Final = "Give the config.json of the adapter's base model: base_config=...."
-_PEFT_HINT: Final = "Serve it with PEFT, or train it without."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GgufPair:
-    """The factors of one tensor of the base model.
-
-    Attributes:
-        name: What llama.cpp calls it, without `.weight`.
-        pairs: Of the one module, or of each expert; all of one rank.
-        is_table: Whether it is the token embedding.
-        is_stack: Whether it has one matrix for each expert.
-    """
-
-    name: str
-    pairs: tuple[FactorPair, ...]
-    is_table: bool = False
-    is_stack: bool = False
-
-    @property
-    def rank(self) -> int:
-        """Rows of A."""
-        return self.pairs[0].a.shape[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +81,10 @@ def gguf_adapter(
             hint="Leave it out for float32, in which nothing is rounded that was not before.",
         ),
     )
-    form, notes = _factors_alone(adapter, base)
-    named = _named(form, base, library)
+    form, notes = factors_alone(adapter)
+    named, idle = named_pairs(form, base, library)
+    if idle:
+        notes.append(f"{first_and_more(idle, 2)}: llama.cpp does not compute it, left out.")
     alpha = _usual_alpha(named)
     scaled = [_at_alpha(each, alpha, dtype) for each in named]
     notes += _changes(named, scaled, alpha)
@@ -125,164 +101,6 @@ def _gguf() -> Any:
             hint="pip install 'share-registry[gguf]'",
         ) from error
     return gguf
-
-
-def _factors_alone(adapter: Adapter, base: BaseConfig) -> tuple[Adapter, list[str]]:
-    """Return an adapter of factor pairs alone, and notes on what that changed.
-
-    Raises RefusedError where it has more.
-    """
-    form, notes = normal_form(adapter)
-    copies = [key for key in form.passengers if COPY.fullmatch(key)]
-    idle = [key for key in form.passengers if TRAINING_ONLY.fullmatch(key)]
-    others = [key for key in form.passengers if key not in {*copies, *idle}]
-    fields = [field for field in _REFUSED_FIELDS if form.config.get(field)]
-    convolutions = [factor.module for factor in form.layout.factors if factor.form is Form.CONV]
-    obstacles = [*fields, *filter(None, [first_and_more(others), first_and_more(convolutions)])]
-    ensure(
-        not obstacles and form.layout.factors,
-        RefusedError(
-            f"{adapter.ref or 'the adapter'} is not exported for llama.cpp: it has "
-            f"{', '.join(obstacles) or 'no factor pairs'}, expected pairs of matrices alone.",
-            hint="`share-registry lint REF` shows which server takes it.",
-        ),
-    )
-    changes = list(notes)
-    if copies:
-        changes.append(f"{first_and_more(copies, 2)}: copies of the base model's, left out.")
-    if idle:
-        changes.append(f"{len(idle)} tensors used in training alone are left out.")
-    if not any(factor.form is Form.EXPERTS for factor in form.layout.factors):
-        return form, changes
-    # the class says how its experts are called, which a label need not
-    labelled = replace(adapter, config={**adapter.config, "base_model_name_or_path": base.name})
-    split, split_notes = portable(labelled, base_model=base.name)
-    ensure(
-        all(factor.form is not Form.EXPERTS for factor in split.layout.factors),
-        RefusedError(
-            f"{adapter.ref or 'the adapter'} is not exported for llama.cpp: its fused experts"
-            " cannot be taken apart.",
-            hint="The notes of an export with profile='portable' say why.",
-        ),
-    )
-    return split, list(split_notes)
-
-
-def _named(adapter: Adapter, base: BaseConfig, library: Any) -> list[GgufPair]:
-    """Return the pairs under llama.cpp's names, those of experts together. Raises RefusedError."""
-    tables = {factor.module for factor in adapter.layout.factors if factor.form is Form.EMBEDDING}
-    names = _tensor_names(library, base)
-    single: list[GgufPair] = []
-    nests: dict[str, dict[int, FactorPair]] = defaultdict(dict)
-    for pair in adapter.factor_pairs():
-        _check_width(pair, base)
-        expert = EXPERT.fullmatch(pair.module)
-        path = pair.module if expert is None else f"{expert[1]}.{expert[2]}"
-        name = _name_of(path, names, base)
-        if expert is None:
-            single.append(GgufPair(name=name, pairs=(pair,), is_table=pair.module in tables))
-        else:
-            nests[name][int(pair.module.rpartition(".")[0].rpartition(".")[2])] = pair
-    named = [*single, *(_stack(name, nest, base) for name, nest in nests.items())]
-    counts = Counter(each.name for each in named)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    ensure(
-        not twice,
-        RefusedError(
-            f"several modules are llama.cpp's {first_and_more(twice, 3)}, expected one of each.",
-            hint=_PEFT_HINT,
-        ),
-    )
-    for each in named:
-        _check_table(each, base)
-    return named
-
-
-def _tensor_names(library: Any, base: BaseConfig) -> Any:
-    """Return gguf's map from the names of modules to those of tensors."""
-    numbers = {name: number for number, name in library.MODEL_ARCH_NAMES.items()}
-    ensure(
-        base.architecture in numbers,
-        RefusedError(
-            f"this release of the package gguf does not know {base.architecture}.",
-            hint="pip install -U gguf",
-        ),
-    )
-    return library.get_tensor_name_map(numbers[base.architecture], base.layers)
-
-
-def _name_of(path: str, names: Any, base: BaseConfig) -> str:
-    for prefix in _LANGUAGE_MODEL:
-        if path.startswith(prefix):
-            path = f"model.{path.removeprefix(prefix)}"
-    name = names.get_name(path)
-    ensure(
-        name,
-        RefusedError(
-            f"module {path!r}: llama.cpp has no tensor for it in a {base.architecture} model of"
-            f" {base.layers} layers.",
-            hint=f"See whether {base.place} is that of the adapter's base model.",
-        ),
-    )
-    return str(name)
-
-
-def _check_width(pair: FactorPair, base: BaseConfig) -> None:
-    """Raise RefusedError where a module cannot be of the base model."""
-    sizes = (pair.a.shape[1], pair.b.shape[1])
-    ensure(
-        base.width in sizes,
-        RefusedError(
-            f"module {pair.module!r} leads from {sizes[0]} to {sizes[1]}, {base.place} says that"
-            f" the base model is {base.width} wide.",
-            hint=_OTHER_CONFIG,
-        ),
-    )
-
-
-def _check_table(named: GgufPair, base: BaseConfig) -> None:
-    """Raise RefusedError for what llama.cpp does not serve of embeddings."""
-    is_outer = named.name in (_TOKEN_EMBD, _OUTPUT)
-    ensure(
-        not (is_outer and base.is_tied),
-        RefusedError(
-            f"module {named.pairs[0].module!r}: llama.cpp does not serve it in models whose output"
-            " is their embedding.",
-            hint=_PEFT_HINT,
-        ),
-    )
-    rows = named.pairs[0].a.shape[1] if named.is_table else named.pairs[0].b.shape[1]
-    ensure(
-        not is_outer or base.vocabulary in (None, rows),
-        RefusedError(
-            f"module {named.pairs[0].module!r} has {rows} rows, the base model has"
-            f" {base.vocabulary}: llama.cpp loads no grown vocabulary from an adapter.",
-            hint="Merge the adapter into its base model, and convert that.",
-        ),
-    )
-
-
-def _stack(name: str, nest: Mapping[int, FactorPair], base: BaseConfig) -> GgufPair:
-    """Return the experts of a layer in order, at one rank; those that lack a pair have zeros."""
-    count = base.experts or max(nest) + 1
-    ensure(
-        max(nest) < count,
-        RefusedError(
-            f"{name} has an expert {max(nest)}, {base.place} says that there are {count}.",
-            hint=_OTHER_CONFIG,
-        ),
-    )
-    rank = max(pair.a.shape[0] for pair in nest.values())
-    near = next(iter(nest.values()))
-    zeros = (torch.zeros_like(near.a), torch.zeros_like(near.b))
-    pairs = []
-    for expert in range(count):
-        pair = nest.get(expert)
-        a, b = pad_rows(zeros if pair is None else (pair.a, pair.b), rank)
-        # padding leaves the product as it is, and so the scale
-        scale = near.scale if pair is None else pair.scale
-        pairs.append(FactorPair(module=f"{name}.{expert}", a=a, b=b, scale=scale))
-    return GgufPair(name=name, pairs=tuple(pairs), is_stack=True)
 
 
 def _usual_alpha(named: Sequence[GgufPair]) -> float:
@@ -360,7 +178,7 @@ def _turn(b: torch.Tensor, heads: int, module: str, base: BaseConfig) -> torch.T
         RefusedError(
             f"module {module!r} has {rows} rows, {base.place} says {heads} heads of"
             f" {base.head_width}.",
-            hint=_OTHER_CONFIG,
+            hint=OTHER_CONFIG,
         ),
     )
     halves = b.reshape(heads, 2, base.head_width // 2, rank)
@@ -393,7 +211,7 @@ def _write(
         kinds = library.LlamaFileType
         writer.add_file_type(kinds.ALL_F32 if is_wide else kinds.MOSTLY_F16)
         writer.add_float32(library.Keys.Adapter.LORA_ALPHA, alpha)
-        if invocation := form.config.get(_INVOCATION):
+        if invocation := form.config.get(INVOCATION):
             types = library.GGUFValueType
             writer.add_key_value(_INVOCATION_KEY, invocation, types.ARRAY, types.UINT32)
         for each in scaled:

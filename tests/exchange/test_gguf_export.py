@@ -23,6 +23,7 @@ from share_registry.exchange.gguf_adapter import gguf_adapter
 from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.outside.files import Outside
+from tests.exchange import zoo
 from tests.exchange.foreign import SAME, distance, read, updates
 from tests.exchange.test_gguf import permute
 from tests.exchange.zoo import CASES
@@ -276,26 +277,92 @@ def test_experts_are_one_tensor_and_those_without_a_pair_are_zero(tmp_path: Path
         write(adapter, base("Qwen3MoeForCausalLM", num_experts=2), tmp_path / "other.gguf")
 
 
+@pytest.mark.parametrize("name", ["experts", "experts_rslora"])
 def test_fused_experts_are_taken_apart_by_the_class_of_the_base_model(
-    original: Original, tmp_path: Path
+    name: str, original: Original, tmp_path: Path
 ) -> None:
-    adapter = read_place(original("experts"), outside=Outside())
-    place = base_file("experts", tmp_path)
-    write(adapter, parse_base_config(place.read_bytes(), place="x"), tmp_path / "mine.gguf")
-    deltas = loaded(tmp_path / "mine.gguf")[1]
-    # PEFT's own layer says what the fused matrices become
-    from tests.exchange import zoo
-
-    modules = dict(zoo.live("experts").base_model.model.named_modules())
-    layer = modules["model.layers.0.mlp.experts"]
-    down = layer.get_delta_weight("default").detach().double()
-    both = layer.base_layer.get_delta_weight("default").detach().double()
-    if down.shape[1] != 16:
-        down, both = both, down
+    adapter = read_place(original(name), outside=Outside())
+    place = base_file(name, tmp_path)
+    assert write(adapter, parse_base_config(place.read_bytes(), place="x"), tmp_path / "mine") == ()
+    deltas = loaded(tmp_path / "mine")[1]
+    # PEFT's own layers say what the fused matrices become
+    layer = zoo.live(name).base_model.model.get_submodule("model.layers.0.mlp.experts")
+    layers = [layer, layer.base_layer] if name == "experts" else [layer]
+    fused = [each.get_delta_weight("default").detach().double() for each in layers]
+    both = next(delta for delta in fused if delta.shape[2] == 16)
     half = both.shape[1] // 2
-    assert distance(deltas["blk.0.ffn_down_exps"], down) < SAME
     assert distance(deltas["blk.0.ffn_gate_exps"], both[:, :half]) < SAME
     assert distance(deltas["blk.0.ffn_up_exps"], both[:, half:]) < SAME
+    for down in fused[:-1]:
+        assert distance(deltas["blk.0.ffn_down_exps"], down) < SAME
+    other = parse_base_config(
+        place.read_bytes().replace(b"MixtralForCausalLM", b"GraniteForCausalLM"), place="x"
+    )
+    with pytest.raises(sr.RefusedError, match=r"fused experts of Granite.* cannot be taken apart"):
+        write(adapter, other, tmp_path / "other")
+
+
+PLACES = {
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_proj": "ffn_down",
+    "attention.self.query": "attn_q",
+    "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output",
+    "intermediate.dense": "ffn_up",
+    "output.dense": "ffn_down",
+}
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("bert", "bert"), ("gpt2", "gpt2")])
+def test_models_with_other_names_keep_the_function(
+    name: str, architecture: str, original: Original, tmp_path: Path
+) -> None:
+    adapter = read_place(original(name), outside=Outside())
+    place = base_file(name, tmp_path)
+    config = parse_base_config(place.read_bytes(), place="x")
+    notes = write(adapter, config, tmp_path / "mine.gguf")
+    entries, deltas = loaded(tmp_path / "mine.gguf")
+    assert entries["general.architecture"] == architecture
+    expected = updates(adapter)
+    # what llama.cpp computes of an encoder ends before it
+    pooled = expected.pop("pooler.dense", None)
+    assert [note for note in notes if "pooler.dense" in note] == list(notes)
+    assert len(notes) == (pooled is not None)
+    assert len(deltas) == len(expected)
+    for module, delta in expected.items():
+        prefix, _, rest = module.replace("encoder.layer.", "transformer.h.").partition(".h.")
+        number, _, part = rest.partition(".")
+        assert prefix == "transformer"
+        assert distance(deltas[f"blk.{number}.{PLACES[part]}"], delta) < SAME
+
+
+def test_only_the_embedding_of_tokens_takes_factors(tmp_path: Path) -> None:
+    members = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
+    sizes: dict[str, object] = {"hidden_size": 16, "num_hidden_layers": 2}
+    # true in the config of every BERT, for the head that it was pre-trained with
+    sizes |= {"num_attention_heads": 2, "tie_word_embeddings": True, "vocab_size": 40}
+    content = json.dumps(sizes | {"architectures": ["BertModel"]}).encode()
+    config = parse_base_config(content, place="x")
+    for name, rows in (("word_embeddings", 40), ("position_embeddings", 64)):
+        factors = {
+            f"base_model.model.embeddings.{name}.lora_embedding_A": torch.randn(4, rows),
+            f"base_model.model.embeddings.{name}.lora_embedding_B": torch.randn(16, 4),
+        }
+        adapter = adapter_of(factors, json.dumps(members | {"target_modules": [name]}).encode())
+        if name == "word_embeddings":
+            write(adapter, config, tmp_path / "mine.gguf")
+            assert loaded(tmp_path / "mine.gguf")[1].keys() == {"token_embd"}
+            continue
+        with pytest.raises(sr.RefusedError, match="no embedding but that of tokens"):
+            write(adapter, config, tmp_path / "other.gguf")
+
+
+def test_an_adapter_of_nothing_that_llama_cpp_computes_is_refused(tmp_path: Path) -> None:
+    adapter = of(pairs("pooler.dense", 16, 16))
+    with pytest.raises(sr.RefusedError, match="has a part in none"):
+        write(adapter, base("BertModel"), tmp_path / "mine.gguf")
+    assert not (tmp_path / "mine.gguf").exists()
 
 
 @pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])
@@ -343,6 +410,19 @@ def test_a_config_that_is_none_of_a_known_model_is_refused(
     with pytest.raises(sr.ShareRegistryError, match=message) as caught:
         base("LlamaForCausalLM", **config)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        ("FalconForCausalLM", "convert it with llama.cpp's convert_lora_to_gguf.py"),
+        ("LlamaForSequenceClassification", "Serve it with PEFT"),
+    ],
+)
+def test_its_converter_is_a_way_out_for_the_classes_that_it_knows(kind: str, way: str) -> None:
+    with pytest.raises(sr.RefusedError, match=kind) as caught:
+        base(kind)
+    assert way in str(caught.value.hint)
 
 
 def test_without_the_package_gguf_its_extra_is_named(

@@ -56,6 +56,28 @@ def test_the_portable_form_is_named_where_it_is_a_way_out(registry: sr.Registry)
     assert registry.lint("scaled", target="sglang", profile="portable").ok
 
 
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("LlamaForCausalLM", "target='llama.cpp', which makes GGUF of it, and base_config=... of"),
+        ("", "where llama.cpp calls that one of bert, gemma, gemma2, "),
+        ("FalconForCausalLM", "Export it with profile='portable'."),
+    ],
+)
+def test_gguf_is_named_for_base_models_that_it_is_written_for(
+    kind: str, hint: str, registry: sr.Registry, folder: Path
+) -> None:
+    named = {"auto_mapping": {"base_model_class": kind}} if kind else {}
+    registry.commit(_with(folder, "named", use_rslora=True, **named), task="named")
+    (verdict,) = registry.lint("named", target="llama.cpp").verdicts
+    assert hint in verdict.hint
+    # nor for what it cannot hold
+    longer = _with(folder, "longer", use_rslora=True, layer_replication=[[0, 2]], **named)
+    registry.commit(longer, task="longer")
+    hints = {verdict.hint for verdict in registry.lint("longer", target="llama.cpp").verdicts}
+    assert hints == {""}
+
+
 def test_the_notes_are_those_of_the_export(registry: sr.Registry, tmp_path: Path) -> None:
     notes = registry.export("scaled", tmp_path / "out").notes
     said = {verdict.note for verdict in registry.lint("scaled").verdicts}

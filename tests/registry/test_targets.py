@@ -70,7 +70,7 @@ def test_what_a_target_refuses_is_refused_before_anything_is_written(
     with pytest.raises(sr.RefusedError, match=r"vLLM 0\.33.*refuses alora_invocation_tokens") as no:
         registry.export("activated", tmp_path / "out", target="vllm")
     assert "activated@v1" in no.value.message
-    assert no.value.hint == "Served as it is by: peft, llama.cpp."
+    assert no.value.hint == "Served as it is by: peft."
     assert not (tmp_path / "out").exists()
 
 

@@ -39,12 +39,15 @@ class ServerTarget:
         rules: What it makes of an adapter.
         of_pipelines: Whether it serves models of pipelines of diffusers, else language models; None
             for both.
+        reads_directories: Whether it reads what is exported without a target; else a file that
+            depends on the base model.
     """
 
     title: str
     release: str
     rules: Rules
     of_pipelines: bool | None = False
+    reads_directories: bool = True
 
 
 # What may be served to, by the name that `target=` takes
@@ -53,7 +56,9 @@ TARGETS: Final[Mapping[str, ServerTarget]] = {
     "vllm": ServerTarget(title="vLLM", release="0.33", rules=vllm),
     "sglang": ServerTarget(title="SGLang", release="0.5.23", rules=sglang),
     "lorax": ServerTarget(title="LoRAX, TGI", release="of May 2026", rules=lorax),
-    "llama.cpp": ServerTarget(title="llama.cpp", release="b11549", rules=llama_cpp),
+    "llama.cpp": ServerTarget(
+        title="llama.cpp", release="b11549", rules=llama_cpp, reads_directories=False
+    ),
     "openvino": ServerTarget(title="OpenVINO GenAI", release="2026.4", rules=openvino),
     "onnxruntime": ServerTarget(title="ONNX Runtime GenAI", release="0.18", rules=onnxruntime),
     "diffusers": ServerTarget(

@@ -7,6 +7,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.diffusers_adapter import TARGET as DIFFUSERS
 from share_registry.exchange.export_form import check_profile
 from share_registry.exchange.gguf_adapter import TARGET as LLAMA_CPP
+from share_registry.exchange.gguf_names import way_to_gguf
 from share_registry.exchange.portable import portable
 from share_registry.exchange.targets.servers import (
     TARGETS,
@@ -24,11 +25,9 @@ from share_registry.registry.context import Context
 from share_registry.values.lints import Lint, Verdict
 
 _PORTABLE: Final = "Export it with profile='portable'."
-# What has a form of its own that it reads, with as much of an adapter as the portable form at least
-_OWN_FORMS: Final = {
-    LLAMA_CPP: "Export it with target='llama.cpp', which makes GGUF of it.",
-    DIFFUSERS: "Export it with target='diffusers', which makes a file for its pipelines of it.",
-}
+_FOR_PIPELINES: Final = (
+    "Export it with target='diffusers', which makes a file for its pipelines of it."
+)
 _ORDER: Final = [ServerOutcome.REFUSED, ServerOutcome.MISREAD, ServerOutcome.SETTING]
 
 
@@ -42,6 +41,7 @@ def lint_version(
     label = base_label(context, row.space)
     adapter = checkout(context, row.ref, space=None)
     targets = targets_for(adapter) if asked is None else asked
+    gguf = way_to_gguf(adapter)
     remaining = None if profile == "portable" else _portable_notes(adapter, label)
     if profile == "portable":
         # what cannot be written so is refused as the export would be
@@ -54,9 +54,9 @@ def lint_version(
             target=name,
             outcome=outcome,
             note=note,
-            hint=_OWN_FORMS.get(name, _PORTABLE)
-            if remaining is not None and (name, note) not in remaining
-            else "",
+            hint=gguf
+            if gguf and name == LLAMA_CPP and outcome is not ServerOutcome.SETTING
+            else _hint(name, note, remaining),
         )
         for name, outcome, note in notes
         if name in targets
@@ -67,6 +67,14 @@ def lint_version(
         releases={name: TARGETS[name].release for name in targets},
         verdicts=tuple(verdicts),
     )
+
+
+def _hint(target: str, note: str, remaining: set[tuple[str, str]] | None) -> str:
+    """Return which export leaves nothing to note, where there is one."""
+    if remaining is None or (target, note) in remaining:
+        return ""
+    # with as much of an adapter as the portable form at least
+    return _FOR_PIPELINES if target == DIFFUSERS else _PORTABLE
 
 
 def _portable_notes(adapter: Adapter, label: str) -> set[tuple[str, str]] | None:
