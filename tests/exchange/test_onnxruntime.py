@@ -43,9 +43,9 @@ HEAD_WIDTH = 16
 """Of which its kernels for attention take multiples alone."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the zoo's Llamas heads that its kernels take."""
+    """Give the zoo's Llamas heads that its kernels take; not for tests of `original`, which keeps them."""
     monkeypatch.setattr(zoo, "LlamaConfig", partial(zoo.LlamaConfig, head_dim=HEAD_WIDTH))
 
 
@@ -93,6 +93,7 @@ def behave(form: Form, folder: Path) -> str:
     return judge(actual, zoo.logits(zoo.load(form.name, form.directory)))[0]
 
 
+@pytest.mark.usefixtures("heads")
 @pytest.mark.parametrize("name", sorted(zoo.CASES))
 def test_onnxruntime_genai_0_18_does_what_its_verdict_says(name: str, tmp_path: Path) -> None:
     assert importlib.metadata.version("onnxruntime-genai").startswith("0.18.")
