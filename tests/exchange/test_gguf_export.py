@@ -23,7 +23,7 @@ from share_registry.exchange.gguf_adapter import gguf_adapter
 from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.outside.files import Outside
-from tests.exchange import zoo
+from tests.exchange import consumers, zoo
 from tests.exchange.foreign import SAME, distance, read, updates
 from tests.exchange.test_gguf import permute
 from tests.exchange.zoo import CASES
@@ -35,6 +35,9 @@ WRITTEN = (
     *("layers", "monteclora", "orthogonal", "plain", "rank_pattern", "regex", "rslora", "velora"),
 )
 REFUSED = {
+    "bias_all": r"LayerNorm\.bias",
+    "classifier": "LlamaForSequenceClassification",
+    "gpt2_embedding": r"transformer\.wte",
     "bias_lora_only": "base_layer.bias",
     "dora": "use_dora",
     "lora_bias": "lora_bias",
@@ -152,6 +155,30 @@ def test_what_llama_cpp_cannot_hold_is_refused_by_name(
     with pytest.raises(sr.RefusedError, match=REFUSED[name]):
         write(adapter, parse_base_config(place.read_bytes(), place="x"), tmp_path / "mine.gguf")
     assert not (tmp_path / "mine.gguf").exists()
+
+
+@pytest.mark.parametrize("name", ["attention", "convolution", "grouped"])
+def test_convolutions_are_refused_by_name(name: str, original: Original, tmp_path: Path) -> None:
+    adapter = read_place(original(name), outside=Outside())
+    module = "line" if name == "convolution" else "plane"
+    with pytest.raises(sr.RefusedError, match=rf"it has .*{module}.*, expected pairs of matrices"):
+        write(adapter, base("LlamaForCausalLM"), tmp_path / "mine.gguf")
+
+
+# What b11549 made of the directories of the zoo, as `check_llama_cpp.py` has seen; it refused the
+# rest
+COMPUTED_RIGHTLY = {
+    *("alora", "bert", "bf16", "embedding", "exclude", "fp16", "gaussian", "layers"),
+    *("orthogonal", "plain", "rank_pattern", "regex"),
+}
+SCALED_WRONGLY = {"all_patterns", "alpha_pattern", "rslora"}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_llama_cpp_b11549_is_said_to_do_what_it_did(name: str, original: Original) -> None:
+    seen = consumers.RIGHT if name in COMPUTED_RIGHTLY else consumers.REFUSED
+    seen = consumers.MISREAD if name in SCALED_WRONGLY else seen
+    assert consumers.verdict(original(name), "llama.cpp") == seen
 
 
 def test_factors_of_the_usual_alpha_keep_their_bits(original: Original, tmp_path: Path) -> None:
