@@ -37,6 +37,20 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "Phi3ForCausalLM": "phi3",
     "GraniteForCausalLM": "granite",
     "SmolLM3ForCausalLM": "smollm3",
+    "ApertusForCausalLM": "apertus",
+    "ArceeForCausalLM": "arcee",
+    "CohereForCausalLM": "command-r",
+    "Ernie4_5ForCausalLM": "ernie4_5",
+    "Exaone4ForCausalLM": "exaone4",
+    "Glm4ForCausalLM": "glm4",
+    "HunYuanDenseV1ForCausalLM": "hunyuan-dense",
+    "Lfm2ForCausalLM": "lfm2",
+    "NemotronForCausalLM": "nemotron",
+    "Olmo3ForCausalLM": "olmo2",
+    "OlmoForCausalLM": "olmo",
+    "SeedOssForCausalLM": "seed_oss",
+    "StableLmForCausalLM": "stablelm",
+    "Starcoder2ForCausalLM": "starcoder2",
     "GPT2LMHeadModel": "gpt2",
     "BertForMaskedLM": "bert",
     "BertModel": "bert",
@@ -44,7 +58,12 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "XLMRobertaModel": "bert",
 }
 # Those whose embeddings are tied where the file does not say
-_TIED: Final = frozenset({"gemma", "gemma2", "gemma3", "gpt2", "smollm3"})
+_TIED: Final = frozenset(
+    {
+        *("command-r", "ernie4_5", "gemma", "gemma2", "gemma3", "gpt2", "lfm2", "smollm3"),
+        "starcoder2",
+    }
+)
 # Those of which llama.cpp computes no output
 _HEADLESS: Final = frozenset({"bert"})
 # What GPT-2 calls its sizes

@@ -14,10 +14,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import share_registry as sr
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.base_config import BaseConfig, parse_base_config
+from share_registry.exchange.base_config import ARCHITECTURES, BaseConfig, parse_base_config
 from share_registry.exchange.export_files import CardFacts
 from share_registry.exchange.gguf_adapter import gguf_adapter
 from share_registry.exchange.importers.formats import read_place
@@ -244,9 +245,12 @@ def test_half_precision_is_said_with_its_error(original: Original, tmp_path: Pat
 @pytest.mark.parametrize(
     ("kind", "architecture", "turns"),
     [
+        ("ArceeForCausalLM", "arcee", True),
         ("Gemma2ForCausalLM", "gemma2", False),
         ("GraniteForCausalLM", "granite", True),
         ("MistralForCausalLM", "llama", True),
+        ("Olmo3ForCausalLM", "olmo2", False),
+        ("OlmoForCausalLM", "olmo", True),
         ("Qwen3ForCausalLM", "qwen3", False),
         ("SmolLM3ForCausalLM", "smollm3", True),
     ],
@@ -263,15 +267,37 @@ def test_rows_of_q_and_k_lie_as_the_architecture_has_them(
     for name, module, heads in (("attn_q", q, 4), ("attn_k", k, 2)):
         delta = permute(expected[module], heads) if turns else expected[module]
         assert distance(deltas[f"blk.1.{name}"], delta) < SAME
+    (tmp_path / "config.json").write_text(json.dumps(SIZES))
+    again = updates(read(tmp_path / "mine.gguf"))
+    assert all(distance(again[module], delta) < SAME for module, delta in expected.items())
     width, message = (16, "48 rows, .* says 4 heads of 8") if turns else (24, "16 wide")
     with pytest.raises(sr.RefusedError, match=message):
         write(of(pairs(q, 48, width)), base(kind), tmp_path / "other.gguf")
 
 
-def test_phi_s_fused_modules_keep_their_names(tmp_path: Path) -> None:
+# Those of which the importer knows the names, with a feed-forward block in every layer
+READ_BACK = sorted(
+    kind
+    for kind, name in ARCHITECTURES.items()
+    if name not in ("bert", "gpt2", "lfm2", "qwen2moe", "qwen3moe", "starcoder2")
+)
+
+
+@pytest.mark.parametrize("kind", READ_BACK)
+def test_modules_are_called_as_before_when_a_file_is_read_back(kind: str, tmp_path: Path) -> None:
+    v, down = "model.layers.1.self_attn.v_proj", "model.layers.0.mlp.down_proj"
+    adapter = of(pairs(v, 16, 16) | pairs(down, 16, 24))
+    write(adapter, base(kind), tmp_path / "mine.gguf")
+    again = updates(read(tmp_path / "mine.gguf"))
+    assert again.keys() == {v, down}
+    assert all(distance(again[module], delta) < SAME for module, delta in updates(adapter).items())
+
+
+@pytest.mark.parametrize("kind", ["Glm4ForCausalLM", "Phi3ForCausalLM"])
+def test_fused_modules_keep_their_names(kind: str, tmp_path: Path) -> None:
     qkv, both = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.gate_up_proj"
-    adapter = of(pairs(qkv, 64, 16) | pairs(both, 48, 16))
-    write(adapter, base("Phi3ForCausalLM"), tmp_path / "mine.gguf")
+    adapter = of((pairs(qkv, 64, 16) if kind[0] == "P" else {}) | pairs(both, 48, 16))
+    write(adapter, base(kind), tmp_path / "mine.gguf")
     again = updates(read(tmp_path / "mine.gguf"))
     assert all(distance(again[key], delta) < SAME for key, delta in updates(adapter).items())
 
@@ -390,6 +416,14 @@ def test_an_adapter_of_nothing_that_llama_cpp_computes_is_refused(tmp_path: Path
     with pytest.raises(sr.RefusedError, match="has a part in none"):
         write(adapter, base("BertModel"), tmp_path / "mine.gguf")
     assert not (tmp_path / "mine.gguf").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
+def test_a_config_that_does_not_say_so_ties_what_its_class_ties(kind: str) -> None:
+    config = getattr(transformers, kind).config_class()
+    # of encoders llama.cpp computes no output
+    is_tied = config.tie_word_embeddings and ARCHITECTURES[kind] != "bert"
+    assert base(kind).is_tied is is_tied
 
 
 @pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])

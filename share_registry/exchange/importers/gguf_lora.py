@@ -82,12 +82,13 @@ _OUTER: Final = {"output": "lm_head", "token_embd": "model.embed_tokens"}
 _PLAIN: Final = frozenset(
     {
         *("qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma", "gemma2", "gemma3", "olmo2"),
-        "phi3",
+        *("phi3", "apertus", "command-r", "ernie4_5", "exaone4", "glm4", "hunyuan-dense"),
+        *("nemotron", "seed_oss", "stablelm"),
     }
 )
 # Those of which they are put into another order.
-TURNED: Final = frozenset({"llama", "granite", "smollm3"})
-_FUSING: Final = frozenset({"phi3"})
+TURNED: Final = frozenset({"arcee", "granite", "llama", "olmo", "smollm3"})
+_FUSING: Final = frozenset({"glm4", "phi3"})
 _ONE_ALPHA: Final = (
     "GGUF has one alpha for all modules: what patterns or rsLoRA gave each before it was converted"
     " is lost."
