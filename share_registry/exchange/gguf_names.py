@@ -105,8 +105,7 @@ def way_to_gguf(adapter: Adapter) -> str:
         factors_alone(adapter)
     except RefusedError:
         return ""
-    kinds = ", ".join(sorted({*ARCHITECTURES.values()}))
-    condition = "" if name else f", where llama.cpp calls that one of {kinds}"
+    condition = "" if name else ", where that is one of those that docs/serving.md lists"
     return (
         "Export it with target='llama.cpp', which makes GGUF of it, and base_config=... of its"
         f" base model{condition}."

@@ -60,7 +60,7 @@ def test_the_portable_form_is_named_where_it_is_a_way_out(registry: sr.Registry)
     ("kind", "hint"),
     [
         ("LlamaForCausalLM", "target='llama.cpp', which makes GGUF of it, and base_config=... of"),
-        ("", "where llama.cpp calls that one of bert, gemma, gemma2, "),
+        ("", "of its base model, where that is one of those that docs/serving.md lists."),
         ("FalconForCausalLM", "Export it with profile='portable'."),
     ],
 )
