@@ -4,7 +4,7 @@
 
 N adapters of L layers with two modules W wide, r = 8, fp32, that share nothing, each with the
 alias prod. The floor is what a sync cannot do without: the same files written aside, flushed and
-renamed in the same way, and hashed, by as many threads, from memory. Cold: into a directory that is
+renamed in the same way, and hashed, by two threads, from memory. Cold: into a directory that is
 not there, in a process of its own, timed after its imports and the opening of the registry.
 """
 

@@ -24,7 +24,7 @@ from share_registry.errors import (
 from share_registry.exchange.base_config import base_config_digest
 from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, alias_name, first_and_more
-from share_registry.parallel import MAX_THREADS, ahead
+from share_registry.parallel import ahead
 from share_registry.registry.arguments import Progress
 from share_registry.registry.checkout.checkout import base_label
 from share_registry.registry.checkout.version_export import ExportOptions
@@ -59,11 +59,10 @@ _RESTLESS: Final = (
 )
 # What a directory without a target is for
 _ANY: Final = "any server"
-# Where reading waits for a service
-_THREADS: Final = 4
-# Bytes of an adapter from which on work on its arrays, at which others go on, outweighs work that
-# holds the interpreter. On smaller ones threads wait for one another and take twice the processor.
-_LARGE: Final = 4_000_000
+# Directories at a time: where reading waits for a service, and where writing waits for a disk.
+# On an idle disk small adapters take as long by one thread; on a busy one twice as long or more.
+_OF_SERVICE: Final = 4
+_OF_DISK: Final = 3
 # Notes that are kept: few, as one speaks of every task of a commit
 _NOTES: Final = 16
 
@@ -246,7 +245,8 @@ def _bring_up(
     adapters: list[ServedAdapter] = []
     serve = partial(serve_target, run, earlier)
     live = [target for target in targets if target.is_served]
-    for done, adapter in enumerate(ahead(serve, live, threads=_threads(run, live)), 1):
+    threads = _OF_SERVICE if run.context.store.at_once > 1 else _OF_DISK
+    for done, adapter in enumerate(ahead(serve, live, threads=threads), 1):
         progress("directories", done, len(live))
         if adapter is not None:
             adapters.append(adapter)
@@ -276,14 +276,6 @@ def _by_task(run: Upkeep, index: ServedIndex) -> dict[tuple[str, str], ServedAda
         (each.space, present.get((each.space, each.task), each.task)): each
         for each in index.adapters
     }
-
-
-def _threads(run: Upkeep, live: Sequence[AliasTarget]) -> int:
-    """Return how many directories are brought up at a time."""
-    if run.context.store.at_once > 1:
-        return _THREADS
-    sizes = [target.row.raw_bytes for target in live if target.row is not None]
-    return MAX_THREADS if sizes and sum(sizes) >= _LARGE * len(sizes) else 1
 
 
 def _retired(
