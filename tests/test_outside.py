@@ -25,6 +25,7 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
+from share_registry.format.canonical import sha256
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import PIECE, System, nothing_done
 
@@ -87,6 +88,8 @@ def test_a_file_that_comes_in_parts_is_written_up_to_its_middle_and_whole(
 
         def __bytes__(self) -> bytes:
             return b"".join(self)
+
+        digest = sha256(b"content!")
 
     path, sizes = tmp_path / "f", dict[str, int]()
 
@@ -449,3 +452,17 @@ def test_a_private_directory_is_its_users_alone(tmp_path: Path) -> None:
     }
     assert rights["cache"] == rights["cache/ab"] == 0
     assert rights["shared"] == rights["shared/ab"] != 0
+
+
+def test_a_directory_with_something_in_it_is_not_taken_for_empty(
+    tmp_path: Path, outside: Outside
+) -> None:
+    made = outside.make_directory(tmp_path / "a" / "b")
+    assert made == [tmp_path / "a" / "b", tmp_path / "a"]
+    with pytest.raises(StoreError):
+        outside.remove_empty(tmp_path / "a")
+    for directory in made:
+        outside.remove_empty(directory)
+    assert not [*tmp_path.iterdir()]
+    outside.remove_empty(tmp_path / "a")
+    assert outside.make_directory(tmp_path) == []

@@ -8,6 +8,7 @@ import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from share_registry.errors import (
     InvalidInputError,
     NotFoundError,
     RefusedError,
+    ShareRegistryError,
     StoreError,
     ensure,
 )
@@ -37,7 +39,7 @@ from share_registry.exchange.export_form import ExportForm, Profile, form_of
 from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
-from share_registry.format.canonical import sha256_of_parts
+from share_registry.format.canonical import sha256, sha256_of_parts
 from share_registry.format.layout import Layout
 from share_registry.names import Digest
 from share_registry.outside.file_content import FileContent
@@ -213,8 +215,14 @@ def place(
     )
     if occupied:
         _check_replaceable(target, outside)
-    outside.make_directory(target.parent)
-    _swap(files, target, occupied, outside)
+    missing = outside.make_directory(target.parent)
+    try:
+        _swap(files, target, occupied, outside)
+    except BaseException:
+        with suppress(ShareRegistryError):
+            for directory in missing:
+                outside.remove_empty(directory)
+        raise
     return target, True
 
 
@@ -231,7 +239,7 @@ def place_file(content: bytes, root: Path, name: str, *, overwrite: bool, outsid
         kind in (None, Kind.FILE),
         RefusedError(f"{target} is a {kind}, expected a file or nothing.", hint=_CHANGED),
     )
-    if kind is not None and _is_file(target, content, outside):
+    if kind is not None and is_file(target, content, outside):
         return target
     if kind is None:
         outside.make_directory(target.parent)
@@ -243,7 +251,7 @@ def place_file(content: bytes, root: Path, name: str, *, overwrite: bool, outsid
             if outside.exists(fresh):
                 outside.remove(fresh)
         outside.sync_directory(target.parent)
-        if is_new or _is_file(target, content, outside):
+        if is_new or is_file(target, content, outside):
             return target
     ensure(
         overwrite, RefusedError(f"{target} holds something else than this export.", hint=_CHANGED)
@@ -260,13 +268,18 @@ def place_file(content: bytes, root: Path, name: str, *, overwrite: bool, outsid
     return target
 
 
-def _is_file(target: Path, content: bytes, outside: Outside) -> bool:
+def is_file(path: Path, content: FileContent, outside: Outside) -> bool:
+    """Tell whether a file has some content, which is not made for that. Raises StoreError."""
     try:
-        is_sized = outside.size(target) == len(content)
-        return is_sized and outside.read(target, limit=len(content)) == content
-    except NotFoundError:
-        # somebody else replaces it
+        if outside.size(path) != len(content):
+            return False
+        present = outside.read(path, limit=len(content))
+    # the second where somebody else replaces it
+    except (IntegrityError, NotFoundError):
         return False
+    if isinstance(content, bytes):
+        return present == content
+    return sha256(present) == content.digest
 
 
 def _check_name(name: str) -> None:
@@ -368,15 +381,9 @@ def _occupied(target: Path, outside: Outside) -> bool:
 
 
 def _same(files: Mapping[str, FileContent], target: Path, outside: Outside) -> bool:
-    try:
-        return outside.names(target) == sorted(files) and all(
-            outside.size(target / name) == len(content)
-            and outside.read(target / name, limit=len(content)) == bytes(content)
-            for name, content in files.items()
-        )
-    except (IntegrityError, NotFoundError):
-        # the second where somebody else replaces it
-        return False
+    return outside.names(target) == sorted(files) and all(
+        is_file(target / name, content, outside) for name, content in files.items()
+    )
 
 
 def _check_replaceable(target: Path, outside: Outside) -> None:

@@ -4,7 +4,7 @@ A server that refuses or misreads the adapter's own form may take the portable o
 neither, the export is refused before anything is written, by the same rules as the lint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from share_registry.errors import InvalidInputError, RefusedError
@@ -29,6 +29,7 @@ class ExportForm:
 
     Attributes:
         adapter: Its tensors and config.
+        source: The adapter that it is made of; in memory as a whole where that is another.
         profile: "native": its own keys, config bytes, ranks and element types. "portable": scale
             folded into B, one rank, lora_alpha = r, a minimal config.
         changes: What the profile changed.
@@ -36,6 +37,7 @@ class ExportForm:
     """
 
     adapter: Adapter
+    source: Adapter
     profile: Profile
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -97,11 +99,12 @@ def form_of(
 def _written_as(
     adapter: Adapter, profile: Profile, target: str | None, base_model: str
 ) -> ExportForm:
-    changes: tuple[str, ...] = ()
+    source, changes = adapter, tuple[str, ...]()
     if profile == "portable":
-        adapter, changes = portable(adapter, base_model=base_model)
+        source = replace(adapter, tensors=dict(adapter.tensors))
+        adapter, changes = portable(source, base_model=base_model)
     notes = lint(adapter, base_model=base_model, target=target)
-    return ExportForm(adapter=adapter, profile=profile, changes=changes, notes=notes)
+    return ExportForm(adapter=adapter, source=source, profile=profile, changes=changes, notes=notes)
 
 
 def _obstacles(adapter: Adapter, target: str, base_model: str) -> list[str]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Protocol
 
+from share_registry.names import Digest
+
 
 class FileParts(Protocol):
     """A file that is made in parts while it is written."""
@@ -15,6 +17,10 @@ class FileParts(Protocol):
 
     def __bytes__(self) -> bytes:
         """Return all of them."""
+
+    @property
+    def digest(self) -> Digest:
+        """The sha256 that it has, or cannot be read to its end."""
 
 
 FileContent = bytes | FileParts

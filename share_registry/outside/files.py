@@ -327,11 +327,11 @@ class Outside(Surroundings):
             raise
         return True
 
-    def make_directory(self, path: Path, *, private: bool = False) -> None:
+    def make_directory(self, path: Path, *, private: bool = False) -> list[Path]:
         """Create a directory and its parents and make the new names durable.
 
         One in a directory that a group shares is the group's too, whatever the umask; a private one
-        is its user's alone.
+        is its user's alone. Returns those that were not there, the innermost first.
 
         Raises StoreError, or Refused where a file is in the way.
         """
@@ -356,6 +356,7 @@ class Outside(Surroundings):
                 if rights:
                     self._system.permit_name(name, rights | stat.S_ISGID, folder=folder)
             self.sync_directory(directory.parent)
+        return missing
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable. Raises StoreError."""
@@ -406,10 +407,14 @@ class Outside(Surroundings):
                 inside.remove_tree(path / name)
             else:
                 inside.remove(path / name)
+        inside.remove_empty(path)
+
+    def remove_empty(self, path: Path) -> None:
+        """Remove a directory in which nothing is. Raises StoreError, also where something is."""
         with (
             translate_errors(path),
             suppress(FileNotFoundError),
-            inside._spot(path) as (name, folder),
+            self._spot(path) as (name, folder),
         ):
             self._system.rmdir(name, folder=folder)
 

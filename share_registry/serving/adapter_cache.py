@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Final
 
+from share_registry.algebra.threads import one_thread
 from share_registry.errors import StoreError, ensure
 from share_registry.look.units import size
 from share_registry.outside.files import Outside
@@ -56,6 +57,8 @@ class AdapterCache:
         self._holds = hold and keep_s > 0
         self._outside = outside
         self._lock = Lock()
+        # one directory at a time, so that each has the room that was made for it
+        self._writing = Lock()
         self._refreshed: set[str] = set()
         self._heart: Thread | None = None
         outside.make_directory(self._root / _MARKS)
@@ -90,12 +93,21 @@ class AdapterCache:
     def put(self, name: str, rebuilt: RebuiltFiles) -> Path:
         """Make the directory of a name, or put it right, and hold it.
 
-        Raises StoreError, also where it does not fit beside what is held.
+        Its tensors may be decoded for that: others are given theirs meanwhile.
+
+        Raises StoreError, also where it does not fit beside what is held, and IntegrityError.
         """
-        with self._lock:
-            self._make_room(name, sum(map(len, rebuilt.files.values())))
-            self._mark(name)
-            put(rebuilt, self._root, name, self._outside)
+        with self._writing:
+            with self._lock:
+                self._make_room(name, sum(map(len, rebuilt.files.values())))
+                self._mark(name)
+            try:
+                with one_thread():
+                    put(rebuilt, self._root, name, self._outside)
+            except BaseException:
+                if not self._outside.exists(self._root / name):
+                    self._outside.remove(self._root / _MARKS / name)
+                raise
         self._hold(name)
         return self._root / name
 

@@ -236,7 +236,7 @@ def rebuild_files(
 def rebuild_for(
     context: Context, row: TaskVersion, note: TaskNote, options: ExportOptions
 ) -> Adapter:
-    """Return a version as stored, in memory as a whole only where its form must be made of it.
+    """Return a version as stored; in turn where it may be written as it is.
 
     Raises NotFoundError, IntegrityError.
     """
@@ -265,7 +265,7 @@ def files_of_adapter(
     )
     digests[TENSOR_FILE] = row.tensors_digest
     if form.profile != "native":
-        _require_committed(row, adapter)
+        _require_committed(row, form.source)
         weights = tensor_file(form.adapter.layout, form.adapter.tensors)
         digests[TENSOR_FILE] = sha256(weights)
     return RebuiltFiles(

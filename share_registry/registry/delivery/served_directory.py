@@ -18,7 +18,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.directory_digest import directory_digest
-from share_registry.exchange.export_files import place
+from share_registry.exchange.export_files import is_file, place
 from share_registry.format.canonical import sha256
 from share_registry.names import Digest
 from share_registry.outside.file_content import FileContent
@@ -153,11 +153,6 @@ def _mend(files: Mapping[str, FileContent], target: Path, outside: Outside) -> N
         elif name not in files:
             outside.remove(target / name)
     for name, content in files.items():
-        if not _is_file(target / name, content, outside):
+        if not is_file(target / name, content, outside):
             outside.rewrite(target / name, content, point="export")
     outside.sync_directory(target)
-
-
-def _is_file(path: Path, content: FileContent, outside: Outside) -> bool:
-    is_sized = outside.size(path) == len(content)
-    return is_sized and outside.read(path, limit=len(content)) == bytes(content)
