@@ -66,12 +66,31 @@ _TIED: Final = frozenset(
 )
 # Those of which llama.cpp computes no output
 _HEADLESS: Final = frozenset({"bert"})
+# Those of which llama.cpp has the rows of q and k in another order than transformers
+TURNED: Final = frozenset({"arcee", "granite", "llama", "olmo", "smollm3"})
+# Classes with experts, which transformers 5 fuses: gate_up_proj has the rows of gate, then of up
+MIXTURES: Final = frozenset({"MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"})
 # What GPT-2 calls its sizes
 _SIZES: Final = {
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
     "n_layer": "num_hidden_layers",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSizes:
+    """The sizes of q and k.
+
+    Attributes:
+        heads: Number of heads of q.
+        kv_heads: Number of heads of k and v.
+        head_width: Rows of q for each head.
+    """
+
+    heads: int
+    kv_heads: int
+    head_width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +102,7 @@ class BaseConfig:
         architecture: What llama.cpp calls it.
         layers: Number of layers.
         width: Of the residual stream.
-        heads: Number of attention heads.
-        kv_heads: Number of heads of k and v.
-        head_width: Rows of q for each head.
+        turned: The sizes of q and k where llama.cpp has their rows in another order; else None.
         experts: Experts of a layer; None where it has none or the file does not say.
         vocabulary: Rows of the embedding; None where the file does not say.
         is_tied: Whether the output is the embedding.
@@ -96,9 +113,7 @@ class BaseConfig:
     architecture: str
     layers: int
     width: int
-    heads: int
-    kv_heads: int
-    head_width: int
+    turned: AttentionSizes | None
     experts: int | None
     vocabulary: int | None
     is_tied: bool
@@ -152,8 +167,29 @@ def parse_base_config(content: bytes, *, place: str) -> BaseConfig:
     if isinstance(inner, dict):
         config = config | {name: value for name, value in inner.items() if value is not None}
     config = {_SIZES.get(name, name): value for name, value in config.items()}
+    name = _class_name(config, place)
+    architecture = ARCHITECTURES[name]
+    width = _size(config, "hidden_size", place)
+    experts = ("num_local_experts", "num_experts") if name in MIXTURES else ()
+    return BaseConfig(
+        name=name,
+        architecture=architecture,
+        layers=_size(config, "num_hidden_layers", place),
+        width=width,
+        turned=_attention(config, width, place) if architecture in TURNED else None,
+        experts=next(filter(None, (_optional(config, field, place) for field in experts)), None),
+        vocabulary=_optional(config, "vocab_size", place),
+        is_tied=architecture not in _HEADLESS
+        and bool(config.get("tie_word_embeddings", architecture in _TIED)),
+        place=place,
+    )
+
+
+def _class_name(config: Mapping[str, Any], place: str) -> str:
+    """Return the class that a config names. Raises InvalidInputError, RefusedError."""
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
+    ensure(name, _absence("architectures", place))
     ensure(
         name in ARCHITECTURES,
         RefusedError(
@@ -162,26 +198,18 @@ def parse_base_config(content: bytes, *, place: str) -> BaseConfig:
             hint="Export it without a target, and convert it with llama.cpp's"
             " convert_lora_to_gguf.py."
             if name in CONVERTED
-            else "Serve it with PEFT: llama.cpp's converters know no such class either.",
+            else "Serve it with PEFT: llama.cpp's own converters do not know this class.",
         ),
     )
+    return name
+
+
+def _attention(config: Mapping[str, Any], width: int, place: str) -> AttentionSizes:
     heads = _size(config, "num_attention_heads", place)
-    width = _size(config, "hidden_size", place)
-    architecture = ARCHITECTURES[name]
-    return BaseConfig(
-        name=name,
-        architecture=architecture,
-        layers=_size(config, "num_hidden_layers", place),
-        width=width,
+    return AttentionSizes(
         heads=heads,
         kv_heads=_optional(config, "num_key_value_heads", place) or heads,
         head_width=_optional(config, "head_dim", place) or width // heads,
-        experts=_optional(config, "num_local_experts", place)
-        or _optional(config, "num_experts", place),
-        vocabulary=_optional(config, "vocab_size", place),
-        is_tied=architecture not in _HEADLESS
-        and bool(config.get("tie_word_embeddings", architecture in _TIED)),
-        place=place,
     )
 
 
@@ -199,14 +227,15 @@ def _cached(label: str, outside: Outside) -> Path | None:
 
 def _size(config: Mapping[str, Any], name: str, place: str) -> int:
     size = _optional(config, name, place)
-    ensure(
-        size,
-        InvalidInputError(
-            f"{place} has no {name}, expected the config of a base model.",
-            hint=f"Give the {BASE_CONFIG} that lies beside the base model's weights.",
-        ),
-    )
+    ensure(size, _absence(name, place))
     return size or 0
+
+
+def _absence(name: str, place: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{place} has no {name}, expected the config of a base model.",
+        hint=f"Give the {BASE_CONFIG} that lies beside the base model's weights.",
+    )
 
 
 def _optional(config: Mapping[str, Any], name: str, place: str) -> int | None:

@@ -28,7 +28,6 @@ from share_registry.exchange.gguf_names import (
     factors_alone,
     named_pairs,
 )
-from share_registry.exchange.importers.gguf_lora import TURNED
 from share_registry.exchange.tensors import check_no_overflow
 from share_registry.names import first_and_more
 from share_registry.outside.files import Outside
@@ -160,9 +159,9 @@ def _tensors(named: GgufPair, base: BaseConfig) -> Iterator[tuple[str, torch.Ten
     sides_a, sides_b = [], []
     for pair in named.pairs:
         b = pair.b.T
-        if base.architecture in TURNED and named.name.endswith((".attn_q", ".attn_k")):
-            heads = base.heads if named.name.endswith("q") else base.kv_heads
-            b = _turn(b, heads, pair.module, base)
+        if base.turned and named.name.endswith((".attn_q", ".attn_k")):
+            heads = base.turned.heads if named.name.endswith("q") else base.turned.kv_heads
+            b = _turn(b, heads, base.turned.head_width, pair.module, base)
         sides_a.append(pair.a.T if named.is_table else pair.a)
         sides_b.append(b)
     for end, sides in (("a", sides_a), ("b", sides_b)):
@@ -170,18 +169,19 @@ def _tensors(named: GgufPair, base: BaseConfig) -> Iterator[tuple[str, torch.Ten
         yield f"{named.name}.weight.lora_{end}", tensor.contiguous()
 
 
-def _turn(b: torch.Tensor, heads: int, module: str, base: BaseConfig) -> torch.Tensor:
+def _turn(
+    b: torch.Tensor, heads: int, head_width: int, module: str, base: BaseConfig
+) -> torch.Tensor:
     """Return the rows of B as llama.cpp rotates them: of each head, both halves interleaved."""
     rows, rank = b.shape
     ensure(
-        rows == heads * base.head_width and base.head_width % 2 == 0,
+        rows == heads * head_width and head_width % 2 == 0,
         RefusedError(
-            f"module {module!r} has {rows} rows, {base.place} says {heads} heads of"
-            f" {base.head_width}.",
+            f"module {module!r} has {rows} rows, {base.place} says {heads} heads of {head_width}.",
             hint=OTHER_CONFIG,
         ),
     )
-    halves = b.reshape(heads, 2, base.head_width // 2, rank)
+    halves = b.reshape(heads, 2, head_width // 2, rank)
     return halves.transpose(1, 2).reshape(rows, rank)
 
 

@@ -16,8 +16,9 @@ import torch
 from share_registry.algebra.error import FactorPair
 from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.base_config import ARCHITECTURES, BaseConfig
+from share_registry.exchange.base_config import ARCHITECTURES, MIXTURES, BaseConfig
 from share_registry.exchange.base_model import class_of
+from share_registry.exchange.config import PREFIX
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.selection import EXPERTS, Role, layout_roles
 from share_registry.exchange.targets.subject import COPY, EXPERT, TRAINING_ONLY
@@ -35,8 +36,11 @@ _ENCODER: Final = ("bert.", "roberta.")
 _TOKEN_EMBD, _OUTPUT = "token_embd", "output"
 # What llama.cpp has no part in computing: it takes the hidden states of encoders
 _POOLER: Final = re.compile(r"((bert|roberta)\.)?pooler\.dense")
-# Classes whose gate_up_proj has the rows of gate, then those of up
-_HALVED: Final = frozenset({"MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"})
+# Where the classes that are written for have the layers of their language model
+_LAYER: Final = re.compile(
+    r"((model\.(language_model\.)?|language_model\.model\.)?layers|transformer\.h"
+    r"|((bert|roberta)\.)?encoder\.layer)\.\d+\..+"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +96,19 @@ def factors_alone(adapter: Adapter) -> tuple[Adapter, list[str]]:
 def way_to_gguf(adapter: Adapter) -> str:
     """Return how to export an adapter for llama.cpp; "" where that is refused, or may be.
 
-    The base model is known by its class alone, so the way may name those for which it is one.
+    The base model is known by its class alone. Where the config does not name that, the way says
+    for which base models it is one.
     """
     name = class_of(adapter.config)
-    paths = [factor.module for factor in adapter.layout.factors]
-    is_outer = any(factor.form is Form.EMBEDDING for factor in adapter.layout.factors) or any(
-        path.endswith("lm_head") for path in paths
-    )
-    if is_outer or (name and name not in ARCHITECTURES):
+    if name and name not in ARCHITECTURES:
+        return ""
+    factors = adapter.layout.factors
+    paths = [factor.module.removeprefix(PREFIX) for factor in factors]
+    inner = [path for path in paths if not _POOLER.fullmatch(path)]
+    has_experts = any(factor.form is Form.EXPERTS for factor in factors)
+    if not inner or not all(map(_LAYER.fullmatch, inner)):
+        return ""
+    if has_experts and name and name not in MIXTURES:
         return ""
     try:
         factors_alone(adapter)
@@ -176,7 +185,7 @@ def _halves(role: Role, pair: FactorPair, base: BaseConfig) -> list[tuple[str, F
     is_whole = pair.a.shape[1] == base.width and rows % 2 == 0
     is_known = role.parameter == down or (role.parameter == gate_up and is_whole)
     ensure(
-        base.name in _HALVED and is_known,
+        base.name in MIXTURES and is_known,
         RefusedError(
             f"module {role.path!r}: the fused experts of {base.name} cannot be taken apart for"
             " llama.cpp.",
@@ -236,7 +245,9 @@ def _name_of(path: str, names: Any, base: BaseConfig) -> str:
         RefusedError(
             f"module {path!r}: llama.cpp has no tensor for it in a {base.architecture} model of"
             f" {base.layers} layers.",
-            hint=f"See whether {base.place} is that of the adapter's base model.",
+            hint=f"See whether {base.place} is that of the adapter's base model."
+            if _LAYER.fullmatch(path)
+            else PEFT_HINT,
         ),
     )
     return str(name)

@@ -22,7 +22,7 @@ import torch
 from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.adapter_files import MAX_TENSOR_FILE_BYTES
-from share_registry.exchange.base_config import BASE_CONFIG
+from share_registry.exchange.base_config import BASE_CONFIG, TURNED
 from share_registry.exchange.importers.assembly import ForeignAdapter, ModulePair, assemble
 from share_registry.exchange.importers.contents import Contents, only
 from share_registry.exchange.importers.lora_keys import KeyRole, modules_of
@@ -86,8 +86,6 @@ _PLAIN: Final = frozenset(
         *("nemotron", "seed_oss", "stablelm"),
     }
 )
-# Those of which they are put into another order.
-TURNED: Final = frozenset({"arcee", "granite", "llama", "olmo", "smollm3"})
 _FUSING: Final = frozenset({"glm4", "phi3"})
 _ONE_ALPHA: Final = (
     "GGUF has one alpha for all modules: what patterns or rsLoRA gave each before it was converted"
