@@ -26,6 +26,7 @@ _SUFFIX: Final = re.compile(
     re.IGNORECASE,
 )
 _MAX_LABEL: Final = 512
+_CLASS: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 class Family(StrEnum):
@@ -89,7 +90,9 @@ def base_of(config: Mapping[str, object]) -> BaseModelLabel:
 def class_of(config: Mapping[str, object]) -> str:
     """Return the class of the base model; "" where an adapter's config does not name it."""
     mapping = config.get("auto_mapping")
-    return str(mapping.get("base_model_class") or "") if isinstance(mapping, dict) else ""
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    # it goes into notes and messages as it is
+    return name if isinstance(name, str) and _CLASS.fullmatch(name) else ""
 
 
 def family_of(config: Mapping[str, object], label: str) -> Family | None:

@@ -155,6 +155,28 @@ def test_a_base_model_is_told_by_its_class_or_its_label(
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "label", "reason"),
+    [
+        ("MixtralForCausalLM", "", "builds no MixtralForCausalLM"),
+        ("", "mistralai/Mixtral-8x7B-v0.1", "builds no models of the family Mixtral"),
+        (
+            "GptOssForCausalLM",
+            "",
+            "takes no factors of experts: it fails on those of LFM2 and GPT-OSS",
+        ),
+        ("", "", "takes no factors of experts: it fails on those of LFM2 and GPT-OSS"),
+    ],
+)
+def test_experts_are_refused_for_one_reason(
+    kind: str, label: str, reason: str, original: Original
+) -> None:
+    fused = read_place(original("experts"), outside=Outside())
+    named = {"auto_mapping": {"base_model_class": kind}} if kind else {}
+    adapter = adapter_of(fused.tensors, {**fused.config, **named})
+    assert lint(adapter, base_model=label, target=TARGET) == (f"ONNX Runtime GenAI: {reason}.",)
+
+
 def test_its_builder_fails_on_the_experts_of_a_mixture_that_it_knows(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24}
     config = Lfm2MoeConfig(

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.base_model import class_of
 from share_registry.exchange.export_files import CardFacts, files_of
 from share_registry.exchange.export_form import Profile
+from share_registry.exchange.gguf_names import way_to_gguf
 from share_registry.exchange.importers.formats import read_place
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.targets.servers import lint
@@ -359,8 +361,7 @@ def test_what_vllm_does_with_fused_experts_depends_on_the_base_model(
 
 LEFT_OUT_BY_LORAX = "LoRAX, TGI: leave out experts without a word."
 NOT_BUILT = (
-    "ONNX Runtime GenAI: takes no factors of experts: it builds no Mixtral, no Qwen2 or Qwen3 mixture,"
-    " and fails on the experts of LFM2 and GPT-OSS."
+    "ONNX Runtime GenAI: takes no factors of experts: it fails on those of LFM2 and GPT-OSS."
 )
 LEFT_OUT = (
     "OpenVINO GenAI: leaves out experts that have a pair each without a word.",
@@ -405,3 +406,74 @@ def test_rslora_of_single_experts_is_misread_by_peft_itself() -> None:
     assert notes_of(adapter, "PEFT") == [
         "with transformers 5, use_rslora makes the experts' gate and up root 2 too large"
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "note"),
+    [
+        ({}, "serves no"),
+        ({"auto_mapping": {"base_model_class": "QWenLMHeadModel"}}, "serves no"),
+        ({"auto_mapping": {"base_model_class": "GPT2LMHeadModel"}}, "does not serve"),
+        ({"ensure_weight_tying": True}, "does not serve"),
+    ],
+)
+def test_layers_in_transformer_h_do_not_tell_that_the_output_is_tied(
+    config: dict[str, Any], note: str
+) -> None:
+    adapter = small_adapter("transformer.h.0.attn.c_attn", "lm_head", lora_alpha=2, **config)
+    (said,) = notes_of(adapter, "llama.cpp")
+    assert said.startswith(f"{note} factors of the embedding or the output of models that tie")
+
+
+@pytest.mark.parametrize(
+    "name", ["Ev\x1b[31mil\n" + "A" * 3000, "A" * 129, "Classü", "a.b", "9a", "Name\n", 3, ["Name"]]
+)
+def test_a_name_that_no_class_can_have_is_in_no_note(name: object) -> None:
+    config = {"auto_mapping": {"base_model_class": name}}
+    assert class_of(config) == ""
+    adapter = small_adapter("layers.0.o_proj", lora_alpha=2)
+    assert lint(adapter_of(adapter.tensors, {**adapter.config, **config})) == lint(adapter)
+    assert class_of({"auto_mapping": {"base_model_class": "_" + "A9" * 63}})
+
+
+LAYER = "model.layers.1.self_attn.v_proj"
+
+
+@pytest.mark.parametrize(
+    ("kind", "modules", "is_way"),
+    [
+        ("", [LAYER], True),
+        ("", ["layers.1.self_attn.v_proj"], True),
+        ("", [LAYER, "model.vision_tower.layers.1.self_attn.v_proj"], False),
+        ("BertForMaskedLM", ["bert.encoder.layer.0.output.dense"], True),
+        ("BertForMaskedLM", ["cls.predictions.transform.dense"], False),
+        ("BertModel", ["encoder.layer.0.output.dense", "pooler.dense"], True),
+        ("BertModel", ["pooler.dense"], False),
+        ("GPT2LMHeadModel", ["transformer.h.0.attn.c_attn"], True),
+        ("Gemma3ForConditionalGeneration", ["model.language_model.layers.0.mlp.up_proj"], True),
+        ("Gemma3ForConditionalGeneration", ["language_model.model.layers.0.mlp.up_proj"], True),
+        (
+            "Gemma3ForConditionalGeneration",
+            ["model.vision_tower.vision_model.encoder.layers.1.self_attn.v_proj"],
+            False,
+        ),
+        ("LlamaForCausalLM", [LAYER, "lm_head"], False),
+        ("FalconForCausalLM", ["transformer.h.0.mlp.dense_h_to_4h"], False),
+    ],
+)
+def test_gguf_is_a_way_for_the_layers_of_a_language_model_alone(
+    kind: str, modules: list[str], is_way: bool
+) -> None:
+    named: dict[str, Any] = {"auto_mapping": {"base_model_class": kind}} if kind else {}
+    assert ("base_config=" in way_to_gguf(small_adapter(*modules, **named))) is is_way
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_way"), [("MixtralForCausalLM", True), ("GraniteForCausalLM", False)]
+)
+def test_gguf_is_a_way_for_fused_experts_that_it_can_take_apart(
+    kind: str, is_way: bool, original: Original
+) -> None:
+    fused = read_place(original("experts"), outside=Outside())
+    named = {"auto_mapping": {"base_model_class": kind}}
+    assert bool(way_to_gguf(adapter_of(fused.tensors, {**fused.config, **named}))) is is_way

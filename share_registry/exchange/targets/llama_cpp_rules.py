@@ -5,7 +5,6 @@ from typing import Final
 
 from share_registry.exchange.targets.llama_cpp_classes import CONVERTED
 from share_registry.exchange.targets.subject import (
-    GPT2_LAYER,
     NORMS,
     ServerNote,
     Subject,
@@ -21,6 +20,9 @@ from share_registry.format.layout import Form
 _KEYS: Final = re.compile(
     rf".*(\.lora_[AB]\.weight|\.lora_embedding_[AB]|\.base_layer\.weight.*)|{NORMS.pattern}"
 )
+_GPT2: Final = "GPT2LMHeadModel"
+# What configs say of models that tie the two: fan_in_fan_out is of Conv1D, as in GPT-2
+_TYING: Final = ("ensure_weight_tying", "fan_in_fan_out")
 _TIED: Final = "factors of the embedding or the output of models that tie the two"
 
 
@@ -75,5 +77,6 @@ def _outer(subject: Subject) -> list[ServerNote]:
     keys = [tensor.key for tensor in subject.layout.tensors]
     if not any(".lora_embedding_" in key or "lm_head.lora_" in key for key in keys):
         return []
-    is_tied = subject.config.get("ensure_weight_tying") or subject.has_module_in(GPT2_LAYER)
+    # paths do not tell: models that are named as GPT-2 is, such as QWen, need not tie the two
+    is_tied = subject.base_class == _GPT2 or any(map(subject.config.get, _TYING))
     return [refused(f"does not serve {_TIED}") if is_tied else setting(f"serves no {_TIED}")]

@@ -46,7 +46,9 @@ def onnxruntime(subject: Subject) -> list[ServerNote]:
     """Return what ONNX Runtime GenAI makes of an adapter that its model builder was given."""
     config = subject.config
     keys = [tensor.key for tensor in subject.layout.tensors]
-    return _unbuilt(subject) + applying(
+    unbuilt = _unbuilt(subject)
+    has_experts = subject.has(Form.EXPERTS) or subject.experts
+    return unbuilt + applying(
         {
             misread(ACTIVATED): config.get("alora_invocation_tokens"),
             misread("leaves out the magnitudes of DoRA without a word"): config.get("use_dora"),
@@ -58,10 +60,9 @@ def onnxruntime(subject: Subject) -> list[ServerNote]:
             misread("leaves out embedding factors without a word"): any(
                 ".lora_embedding_" in key for key in keys
             ),
-            refused(
-                "takes no factors of experts: it builds no Mixtral, no Qwen2 or Qwen3 mixture, and"
-                " fails on the experts of LFM2 and GPT-OSS"
-            ): subject.has(Form.EXPERTS) or subject.experts,
+            refused("takes no factors of experts: it fails on those of LFM2 and GPT-OSS"): (
+                has_experts and not unbuilt
+            ),
             refused("fails on factors of lm_head"): any("lm_head.lora_" in key for key in keys),
         }
     )
@@ -73,7 +74,7 @@ def _unbuilt(subject: Subject) -> list[ServerNote]:
     return applying(
         {
             refused(f"builds no {name}"): name and name not in BUILT,
-            refused(f"builds no models of the family {family}"): family in _UNBUILT,
+            refused(f"builds no models of the family {family}"): (not name and family in _UNBUILT),
             refused(
                 "builds models that generate alone: no classifiers, no encoders such as BERT"
             ): config.get("task_type") in SILENT_TASKS or subject.has_module_in(ENCODER),
