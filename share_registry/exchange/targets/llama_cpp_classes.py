@@ -1,4 +1,8 @@
-"""The classes of models that llama.cpp's converters know, of its commit 0c1e5709 (October 2026)."""
+"""The classes of models that llama.cpp's converters know.
+
+Of its commit 0c1e5709 (October 2026), whose converters were run on the zoo of adapters; the rules
+beside this module were first read in build b11549, and agree with what was seen.
+"""
 
 from typing import Final
 
