@@ -72,10 +72,9 @@ def test_json_loses_no_letter_to_the_encoding(run: Runner) -> None:
 
 
 INTERRUPTED: Final = """
-import os, signal
+import signal
 try:
-    os.kill(os.getpid(), signal.SIGINT)
-    signal.pause()
+    signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
     pass
 raise AttributeError("module 'numpy' has no attribute 'matrix'")
