@@ -1,6 +1,7 @@
 """A directory for servers: everything behind an alias, cold, again, and after one alias moved.
 
     python -m benchmarks.syncing [--tasks N] [--layers L] [--width W] [--rounds R] [--registry PLACE]
+                                 [--at-once D]
 
 N adapters of L layers with two modules W wide, r = 8, fp32, that share nothing, each with the
 alias prod. The floor is what a sync cannot do without: the same files written aside, flushed and
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--at-once", type=int, help="directories at a time; as sync does if unset")
     parser.add_argument("--registry", type=Path, help="one that an earlier run has filled")
     parser.add_argument(
         "--one", nargs=3, metavar=("WHAT", "REGISTRY", "ROOT"), help=argparse.SUPPRESS
@@ -46,14 +48,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         what, registry, root = options.one
-        print(json.dumps(_measure(what, Path(registry), Path(root))))
+        print(json.dumps(_measure(what, Path(registry), Path(root), options.at_once)))
         return
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         registry = options.registry or place / "registry"
         if not registry.exists():
             _fill(place, registry, options.tasks, layers=options.layers, width=options.width)
-        _print(place, registry, options.rounds)
+        _print(place, registry, options.rounds, options.at_once)
 
 
 def _fill(place: Path, registry: Path, tasks: int, *, layers: int, width: int) -> None:
@@ -66,19 +68,20 @@ def _fill(place: Path, registry: Path, tasks: int, *, layers: int, width: int) -
             opened.set_alias(task.ref, "prod")
 
 
-def _print(place: Path, registry: Path, rounds: int) -> None:
+def _print(place: Path, registry: Path, rounds: int, at_once: int | None) -> None:
     seconds: dict[str, list[tuple[float, float]]] = {line: [] for line in LINES}
     served = place / "served"
-    _child("cold", registry, served)
+    child = partial(_child, at_once=at_once)
+    child("cold", registry, served)
     print(f"{_statements(registry, place / 'counted')} statements to the catalog\n")
     files = [path for path in served.rglob("*") if path.is_file()]
     total = sum(path.stat().st_size for path in files)
     print(f"{len(files)} files, {total / 1e6:.0f} MB; median of {rounds} rounds\n")
     for number in range(rounds):
-        seconds["floor"].append(_child("floor", served, place / f"floor{number}"))
-        seconds["cold"].append(_child("cold", registry, place / f"cold{number}"))
-        seconds["again"].append(_child("again", registry, place / f"cold{number}"))
-        seconds["moved"].append(_child("moved", registry, place / f"cold{number}"))
+        seconds["floor"].append(child("floor", served, place / f"floor{number}"))
+        seconds["cold"].append(child("cold", registry, place / f"cold{number}"))
+        seconds["again"].append(child("again", registry, place / f"cold{number}"))
+        seconds["moved"].append(child("moved", registry, place / f"cold{number}"))
     walls = {
         line: statistics.median(wall for wall, _ in values) for line, values in seconds.items()
     }
@@ -106,9 +109,10 @@ def _statements(registry: Path, root: Path) -> int:
     return len(statements)
 
 
-def _child(what: str, registry: Path, root: Path) -> tuple[float, float]:
+def _child(what: str, registry: Path, root: Path, *, at_once: int | None) -> tuple[float, float]:
     command = [
         *(sys.executable, "-W", "ignore", "-m", "benchmarks.syncing"),
+        *(() if at_once is None else ("--at-once", str(at_once))),
         *("--one", what, str(registry), str(root)),
     ]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -116,12 +120,14 @@ def _child(what: str, registry: Path, root: Path) -> tuple[float, float]:
     return wall, work
 
 
-def _measure(what: str, registry: Path, root: Path) -> tuple[float, float]:
+def _measure(what: str, registry: Path, root: Path, at_once: int | None) -> tuple[float, float]:
     if what == "floor":
         return _floor(registry, root)
     import share_registry as sr
-    from share_registry.registry.delivery import alias_sync  # noqa: F401
+    from share_registry.registry.delivery import alias_sync
 
+    if at_once is not None:
+        vars(alias_sync)["_OF_DISK"] = at_once
     with sr.Registry.open(registry, mode="w" if what == "moved" else "r") as opened:
         opened.tasks()
         if what == "moved":
