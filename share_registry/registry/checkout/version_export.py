@@ -30,7 +30,7 @@ from share_registry.exchange.export_files import (
     place_file,
     tensor_file,
 )
-from share_registry.exchange.export_form import check_profile, form_of
+from share_registry.exchange.export_form import ExportForm, check_profile, form_of
 from share_registry.exchange.gguf_adapter import GGUF_FILE, TARGET as LLAMA_CPP, gguf_adapter
 from share_registry.exchange.pipeline_parts import PIPELINE_FILE
 from share_registry.exchange.signatures import Signer, place_signature, signature_place
@@ -259,22 +259,29 @@ def files_of_adapter(
     beside, notes = files_beside(form, card=_facts(row, label))
     if options.base_model is not None:
         beside[CONFIG_FILE] = relabel(beside[CONFIG_FILE], options.base_model)
-    digests = {name: sha256(content) for name, content in beside.items()}
-    weights: FileContent = CommittedFile(
-        layout=adapter.layout, tensors=adapter.tensors, digest=row.tensors_digest, ref=row.ref
-    )
-    digests[TENSOR_FILE] = row.tensors_digest
-    if form.profile != "native":
-        _require_committed(row, form.source)
-        weights = tensor_file(form.adapter.layout, form.adapter.tensors)
-        digests[TENSOR_FILE] = sha256(weights)
+    files: dict[str, FileContent] = {**beside, TENSOR_FILE: _weights(row, form)}
+    digests = {
+        name: sha256(content) if isinstance(content, bytes) else content.digest
+        for name, content in files.items()
+    }
     return RebuiltFiles(
-        files=dict(sorted({**beside, TENSOR_FILE: weights}.items())),
+        files=dict(sorted(files.items())),
         digests=digests,
         digest=directory_digest(digests),
         profile=form.profile,
         notes=notes,
     )
+
+
+def _weights(row: TaskVersion, form: ExportForm) -> FileContent:
+    """Return the tensor file of a form; that of the commit is made when it is read."""
+    adapter = form.adapter
+    if form.profile == "native":
+        return CommittedFile(
+            layout=adapter.layout, tensors=adapter.tensors, digest=row.tensors_digest, ref=row.ref
+        )
+    _require_committed(row, form.source)
+    return tensor_file(adapter.layout, adapter.tensors)
 
 
 def _gguf_files(
